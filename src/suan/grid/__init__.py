@@ -1,0 +1,1 @@
+"""The nouns of the grid: immutable structs and closed unions. No I/O, no clock, no decisions."""

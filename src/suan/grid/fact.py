@@ -1,0 +1,235 @@
+"""Everything that can have happened. The only thing that changes state; the order in the journal is the order in time.
+
+Every fact carries `at_s` from the grid's clock. A new class here needs one case in `rules/evolve.py` and one snapshot in
+`tests/replay/`. Fields are only ever added, with defaults: old journals stay readable.
+"""
+
+import msgspec
+
+from suan.grid.account import Budget, Entry, Key, Quota, Usage
+from suan.grid.action import OutputSeen
+from suan.grid.artifact import Artifact
+from suan.grid.job import Bid, Considered, EndCause, InputBinding, JobPhase, Task
+from suan.grid.site import Link, Pool, Tariff
+
+
+class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    at_s: int
+
+
+# ---- the grid itself
+class GridStarted(_Fact):
+    """A control plane took over; every expiry clock starts anew at this moment."""
+
+    version: str = ""
+
+
+# ---- tenants and keys
+class TenantSet(_Fact):
+    tenant: str
+    weight: float = 1.0
+    quota: Quota = Quota()
+    budget: Budget = Budget()
+    waiting_microyuan_per_h: int = 1_000_000
+
+
+class KeyIssued(_Fact):
+    key: Key
+
+
+class KeyRevoked(_Fact):
+    key: str
+
+
+# ---- sites, links, tariffs
+class SiteJoined(_Fact):
+    site: str
+    region: str = ""
+    engine: str = "local"
+    labels: dict[str, str] = {}
+
+
+class SiteDescribed(_Fact):
+    """The pools it has now, and where its data can be fetched."""
+
+    site: str
+    pools: tuple[Pool, ...]
+    data_url: str = ""
+
+
+class SiteSilent(_Fact):
+    site: str
+
+
+class SiteHeard(_Fact):
+    """A silent site spoke again, within its lease: its runs are as they were."""
+
+    site: str
+
+
+class SiteFenced(_Fact):
+    """It was silent for longer than its lease and its grace: its runs have been stopped by itself."""
+
+    site: str
+
+
+class SiteReturned(_Fact):
+    """A fenced site spoke again and starts a new epoch."""
+
+    site: str
+    epoch: int
+
+
+class SiteDraining(_Fact):
+    site: str
+    draining: bool = True
+
+
+class LinkSet(_Fact):
+    link: Link
+
+
+class TariffSet(_Fact):
+    tariff: Tariff
+
+
+# ---- jobs and runs
+class JobSubmitted(_Fact):
+    job: str
+    tenant: str
+    task: Task
+    pipeline: str = ""
+    inputs: dict[str, InputBinding] = {}
+    idempotency_key: str = ""
+
+
+class JobStopRequested(_Fact):
+    job: str
+    by: str = ""
+
+
+class JobEnded(_Fact):
+    job: str
+    phase: JobPhase
+    outcome: str
+    metrics: dict[str, float] = {}
+
+
+class RunPlaced(_Fact):
+    """The order to start a run, written before it is sent."""
+
+    run: str
+    job: str
+    bid: Bid
+    considered: Considered
+    inputs: dict[str, str] = {}
+
+
+class RunStarted(_Fact):
+    run: str
+    started_at_s: int
+
+
+class RunEndpoint(_Fact):
+    """A service's run answers at this address."""
+
+    run: str
+    endpoint: str
+
+
+class RunStopOrdered(_Fact):
+    run: str
+    why: str
+
+
+class RunEnded(_Fact):
+    run: str
+    cause: EndCause
+    exit_code: int | None = None
+    ended_at_s: int | None = None
+    detail: str = ""
+    usage: Usage = Usage()
+    outputs: dict[str, OutputSeen] = {}
+    metrics: dict[str, float] = {}
+
+
+# ---- artifacts
+class ArtifactCommitted(_Fact):
+    """A version exists. Written only for the run that the grid holds for its job, or for a person's `put`."""
+
+    artifact: Artifact
+    output: str = ""  # the name the job gave it
+
+
+class ReplicaAdded(_Fact):
+    artifact: str
+    site: str
+
+
+class ReplicaRemoved(_Fact):
+    artifact: str
+    site: str
+
+
+class TransferOrdered(_Fact):
+    transfer: str
+    artifact: str
+    source: str
+    destination: str
+    job: str = ""
+    considered: Considered | None = None
+
+
+class TransferEnded(_Fact):
+    transfer: str
+    moved_bytes: int = 0
+    failed: str = ""
+
+
+# ---- money
+class Metered(_Fact):
+    """Use of a service that is counted while it runs: requests and tokens since the last such fact."""
+
+    run: str
+    tenant: str
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Settled(_Fact):
+    """Balanced entries; written once for each movement."""
+
+    entries: tuple[Entry, ...]
+
+
+Fact = (
+    GridStarted
+    | TenantSet
+    | KeyIssued
+    | KeyRevoked
+    | SiteJoined
+    | SiteDescribed
+    | SiteSilent
+    | SiteHeard
+    | SiteFenced
+    | SiteReturned
+    | SiteDraining
+    | LinkSet
+    | TariffSet
+    | JobSubmitted
+    | JobStopRequested
+    | JobEnded
+    | RunPlaced
+    | RunStarted
+    | RunEndpoint
+    | RunStopOrdered
+    | RunEnded
+    | ArtifactCommitted
+    | ReplicaAdded
+    | ReplicaRemoved
+    | TransferOrdered
+    | TransferEnded
+    | Metered
+    | Settled
+)

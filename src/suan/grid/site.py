@@ -1,0 +1,106 @@
+"""Compute centres: sites, their pools, the links between them, and what electricity costs there by the hour.
+
+Knows the shapes and one lookup (a tariff's price in a given hour). Money terms are made in `rules/quote.py`.
+"""
+
+import datetime
+import enum
+
+import msgspec
+
+from suan.grid.units import HOUR_S
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """Identical nodes at a site. In a CPU pool a device is one core."""
+
+    name: str
+    accelerator: str  # canonical name in accelerators.toml
+    devices_per_node: int
+    nodes: int
+    cpus_per_node: float = 0.0
+    memory_gib_per_node: float = 0.0
+    machine_microyuan_per_device_h: int = 0  # price or depreciation of one device, electricity apart
+    device_w: float | None = None  # at full load; None: the accelerator's TDP
+    host_w_per_node: float = 0.0  # what the node draws besides its devices
+    preemption_per_h: float = 0.0  # hazard of losing a node
+    speed_ratio: float = 1.0  # how fast this pool runs a job whose duration was given for ratio 1
+
+    @property
+    def devices(self) -> int:
+        return self.devices_per_node * self.nodes
+
+
+class SitePhase(enum.StrEnum):
+    READY = "ready"
+    SILENT = "silent"  # lease not renewed; its runs may still be running
+    FENCED = "fenced"  # silent for so long that it must have stopped its runs
+    DRAINING = "draining"  # no new runs
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    region: str = ""
+    engine: str = "local"
+    pools: dict[str, Pool] = {}
+    phase: SitePhase = SitePhase.READY
+    epoch: int = 1  # grows when a fenced site comes back: observations of an older epoch are stale
+    joined_at_s: int = 0
+    heard_at_s: int = 0  # last contact that a fact recorded
+    data_url: str = ""  # where other sites fetch chunks from it, "" when it can only give through a relay
+    labels: dict[str, str] = {}
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """One direction, site to site."""
+
+    source: str
+    destination: str
+    mbit_per_s: float
+    rtt_ms: float = 0.0
+    microyuan_per_gb: int = 0
+    origin: str = "declared"  # declared | measured
+    at_s: int = 0
+
+
+class Bands(msgspec.Struct, frozen=True, kw_only=True, tag="bands"):
+    """Time-of-use bands: for each month 24 band names in local time, and each band's ratio to the flat price."""
+
+    flat_microyuan_per_kwh: int
+    ratios: dict[str, float]
+    months: tuple[tuple[str, ...], ...]  # 12 x 24, or 1 x 24 for every month alike
+    utc_offset_s: int = 8 * HOUR_S
+    gco2_per_kwh: float = 0.0
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True, tag="series"):
+    """A price for each hour from `start_at_s` on; it repeats when it ends."""
+
+    start_at_s: int
+    microyuan_per_kwh: tuple[int, ...]
+    gco2_per_kwh: tuple[float, ...] = ()  # same length, or one value, or none
+
+
+class Tariff(msgspec.Struct, frozen=True, kw_only=True):
+    """A site's price of electricity by time, its PUE and its carbon intensity."""
+
+    site: str
+    prices: Bands | Series
+    pue: float = 1.0
+    source: str = ""
+    valid_from_s: int = 0
+    valid_until_s: int | None = None
+
+
+def hour_rate(tariff: Tariff, hour: int) -> tuple[int, float]:
+    """Micro-yuan a kWh and gCO2 a kWh in the hour that begins `hour * 3600` seconds after 1970 UTC."""
+    match tariff.prices:
+        case Bands() as bands:
+            local = datetime.datetime.fromtimestamp(hour * HOUR_S + bands.utc_offset_s, datetime.UTC)
+            day = bands.months[(local.month - 1) % len(bands.months)]
+            return round(bands.flat_microyuan_per_kwh * bands.ratios[day[local.hour]]), bands.gco2_per_kwh
+        case Series() as series:
+            index = (hour - series.start_at_s // HOUR_S) % len(series.microyuan_per_kwh)
+            carbon = series.gco2_per_kwh
+            gco2 = carbon[index] if len(carbon) > 1 else (carbon[0] if carbon else 0.0)
+            return series.microyuan_per_kwh[index], gco2
