@@ -72,6 +72,8 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     microyuan_per_kwh: int = 0  # mean over the very hours it would run, PUE not included
     pue: float = 1.0
     power_w: float = 0.0  # IT power of its devices and their part of the host
+    machine_microyuan_per_device_h: int = 0
+    carbon_microyuan_per_kg: int = 0
     tariff_source: str = ""
 
     @property

@@ -7,7 +7,7 @@ once, because its id is the run's or the transfer's.
 import msgspec
 
 from suan.grid.account import Usage
-from suan.grid.job import Bid, Considered, EndCause, Reason, RunPhase
+from suan.grid.job import Bid, Considered, Demand, EndCause, Reason, RunPhase
 from suan.grid.site import Pool
 
 # ---------------------------------------------------------------- the plan
@@ -55,7 +55,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     at_s: int
     actions: tuple[Action, ...] = ()
-    reasons: dict[str, Reason] = {}  # job -> why it waits
+    reasons: dict[str, Reason] = {}  # job -> why it waits, for those looked at one by one
+    demand_reasons: dict[Demand, Reason] = {}  # the same for all other jobs that ask for the same
     wake_at_s: int | None = None  # when time alone may change the answer
 
 

@@ -40,14 +40,22 @@ def artifact_name(text: str) -> ArtifactName:
     name, at, version = rest.partition("@")
     if not colon or kind not in KINDS:
         raise Refused(
-            "bad_artifact_name", f"{text!r} does not begin with a kind", hint=f"write KIND:NAME, KIND one of {', '.join(KINDS)}"
+            "bad_artifact_name",
+            f"{text!r} does not begin with a kind",
+            hint=f"write KIND:NAME, KIND one of {', '.join(KINDS)}",
         )
     if not _NAME.fullmatch(name) or ".." in name:
         raise Refused(
-            "bad_artifact_name", f"{name!r} cannot name an artifact", hint="use letters, digits, '.', '_' and '-', at most 100"
+            "bad_artifact_name",
+            f"{name!r} cannot name an artifact",
+            hint="use letters, digits, '.', '_' and '-', at most 100",
         )
     if at and not (version.isascii() and version.isdigit() and int(version) > 0):
-        raise Refused("bad_artifact_name", f"{version!r} is not a version", hint=f"write {kind}:{name}@1, or leave @ out")
+        raise Refused(
+            "bad_artifact_name",
+            f"{version!r} is not a version",
+            hint=f"write {kind}:{name}@1, or leave @ out",
+        )
     return ArtifactName(kind, name, int(version or 0))
 
 

@@ -11,7 +11,9 @@ class SuanError(Exception):
 
     status = 500
 
-    def __init__(self, code: str, what: str, *, hint: str = "", status: int | None = None, **fields: Any) -> None:
+    def __init__(
+        self, code: str, what: str, *, hint: str = "", status: int | None = None, **fields: Any
+    ) -> None:
         super().__init__(what)
         self.code = code
         self.what = what

@@ -18,14 +18,14 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 # ---- the grid itself
-class GridStarted(_Fact):
+class GridStarted(_Fact, frozen=True, kw_only=True, tag=True):
     """A control plane took over; every expiry clock starts anew at this moment."""
 
     version: str = ""
 
 
 # ---- tenants and keys
-class TenantSet(_Fact):
+class TenantSet(_Fact, frozen=True, kw_only=True, tag=True):
     tenant: str
     weight: float = 1.0
     quota: Quota = Quota()
@@ -33,23 +33,23 @@ class TenantSet(_Fact):
     waiting_microyuan_per_h: int = 1_000_000
 
 
-class KeyIssued(_Fact):
+class KeyIssued(_Fact, frozen=True, kw_only=True, tag=True):
     key: Key
 
 
-class KeyRevoked(_Fact):
+class KeyRevoked(_Fact, frozen=True, kw_only=True, tag=True):
     key: str
 
 
 # ---- sites, links, tariffs
-class SiteJoined(_Fact):
+class SiteJoined(_Fact, frozen=True, kw_only=True, tag=True):
     site: str
     region: str = ""
     engine: str = "local"
     labels: dict[str, str] = {}
 
 
-class SiteDescribed(_Fact):
+class SiteDescribed(_Fact, frozen=True, kw_only=True, tag=True):
     """The pools it has now, and where its data can be fetched."""
 
     site: str
@@ -57,44 +57,44 @@ class SiteDescribed(_Fact):
     data_url: str = ""
 
 
-class SiteSilent(_Fact):
+class SiteSilent(_Fact, frozen=True, kw_only=True, tag=True):
     site: str
 
 
-class SiteHeard(_Fact):
+class SiteHeard(_Fact, frozen=True, kw_only=True, tag=True):
     """A silent site spoke again, within its lease: its runs are as they were."""
 
     site: str
 
 
-class SiteFenced(_Fact):
+class SiteFenced(_Fact, frozen=True, kw_only=True, tag=True):
     """It was silent for longer than its lease and its grace: its runs have been stopped by itself."""
 
     site: str
 
 
-class SiteReturned(_Fact):
+class SiteReturned(_Fact, frozen=True, kw_only=True, tag=True):
     """A fenced site spoke again and starts a new epoch."""
 
     site: str
     epoch: int
 
 
-class SiteDraining(_Fact):
+class SiteDraining(_Fact, frozen=True, kw_only=True, tag=True):
     site: str
     draining: bool = True
 
 
-class LinkSet(_Fact):
+class LinkSet(_Fact, frozen=True, kw_only=True, tag=True):
     link: Link
 
 
-class TariffSet(_Fact):
+class TariffSet(_Fact, frozen=True, kw_only=True, tag=True):
     tariff: Tariff
 
 
 # ---- jobs and runs
-class JobSubmitted(_Fact):
+class JobSubmitted(_Fact, frozen=True, kw_only=True, tag=True):
     job: str
     tenant: str
     task: Task
@@ -103,19 +103,19 @@ class JobSubmitted(_Fact):
     idempotency_key: str = ""
 
 
-class JobStopRequested(_Fact):
+class JobStopRequested(_Fact, frozen=True, kw_only=True, tag=True):
     job: str
     by: str = ""
 
 
-class JobEnded(_Fact):
+class JobEnded(_Fact, frozen=True, kw_only=True, tag=True):
     job: str
     phase: JobPhase
     outcome: str
     metrics: dict[str, float] = {}
 
 
-class RunPlaced(_Fact):
+class RunPlaced(_Fact, frozen=True, kw_only=True, tag=True):
     """The order to start a run, written before it is sent."""
 
     run: str
@@ -125,24 +125,24 @@ class RunPlaced(_Fact):
     inputs: dict[str, str] = {}
 
 
-class RunStarted(_Fact):
+class RunStarted(_Fact, frozen=True, kw_only=True, tag=True):
     run: str
     started_at_s: int
 
 
-class RunEndpoint(_Fact):
+class RunEndpoint(_Fact, frozen=True, kw_only=True, tag=True):
     """A service's run answers at this address."""
 
     run: str
     endpoint: str
 
 
-class RunStopOrdered(_Fact):
+class RunStopOrdered(_Fact, frozen=True, kw_only=True, tag=True):
     run: str
     why: str
 
 
-class RunEnded(_Fact):
+class RunEnded(_Fact, frozen=True, kw_only=True, tag=True):
     run: str
     cause: EndCause
     exit_code: int | None = None
@@ -154,24 +154,24 @@ class RunEnded(_Fact):
 
 
 # ---- artifacts
-class ArtifactCommitted(_Fact):
+class ArtifactCommitted(_Fact, frozen=True, kw_only=True, tag=True):
     """A version exists. Written only for the run that the grid holds for its job, or for a person's `put`."""
 
     artifact: Artifact
     output: str = ""  # the name the job gave it
 
 
-class ReplicaAdded(_Fact):
+class ReplicaAdded(_Fact, frozen=True, kw_only=True, tag=True):
     artifact: str
     site: str
 
 
-class ReplicaRemoved(_Fact):
+class ReplicaRemoved(_Fact, frozen=True, kw_only=True, tag=True):
     artifact: str
     site: str
 
 
-class TransferOrdered(_Fact):
+class TransferOrdered(_Fact, frozen=True, kw_only=True, tag=True):
     transfer: str
     artifact: str
     source: str
@@ -180,14 +180,14 @@ class TransferOrdered(_Fact):
     considered: Considered | None = None
 
 
-class TransferEnded(_Fact):
+class TransferEnded(_Fact, frozen=True, kw_only=True, tag=True):
     transfer: str
     moved_bytes: int = 0
     failed: str = ""
 
 
 # ---- money
-class Metered(_Fact):
+class Metered(_Fact, frozen=True, kw_only=True, tag=True):
     """Use of a service that is counted while it runs: requests and tokens since the last such fact."""
 
     run: str
@@ -197,7 +197,7 @@ class Metered(_Fact):
     tokens_out: int = 0
 
 
-class Settled(_Fact):
+class Settled(_Fact, frozen=True, kw_only=True, tag=True):
     """Balanced entries; written once for each movement."""
 
     entries: tuple[Entry, ...]

@@ -1,10 +1,11 @@
 """Accelerators as data: one table an accelerator kind in accelerators.toml, read once.
 
-Knows what each chip can do at its peak and what each layer of software calls it. Does not know what work achieves on
-it: that is `estimate/`.
+Knows what each chip can do at its peak and what each layer of software calls it. Does not know what work achieves
+on it: that is `estimate/`.
 """
 
 import difflib
+import re
 import tomllib
 from functools import cache
 from importlib.resources import files
@@ -14,6 +15,19 @@ import msgspec
 from suan.grid.error import Refused
 
 CPU_DEVICE_CLASS = "cpu"
+
+# What the number in a slice's name counts (`tpu-v5p-8`): TensorCores, two a chip, but chips in v5e and v6e.
+# Source: docs.cloud.google.com/tpu, configurations of each version; xpk's `tpu7x-128` for 4x4x4 chips.
+_CORES_PER_CHIP_IN_SLICE_NAME = {
+    "TPUv2": 2,
+    "TPUv3": 2,
+    "TPUv4": 2,
+    "TPUv5e": 1,
+    "TPUv5p": 2,
+    "TPUv6e": 1,
+    "TPUv7x": 2,
+}
+_SLICE = re.compile(r"(tpu.*)-(\d+)")
 
 
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +50,7 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     kubernetes_resource: str = ""
     slurm_gres: str = ""
     aliases: tuple[str, ...] = ()  # SkyPilot's and vendors' other names
-    sources: dict[str, str] = {}  # field -> where its number is from
+    sources: dict[str, str] = {}  # field -> where its number is from, spelled out
     notes: str = ""
 
 
@@ -44,7 +58,18 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
 def accelerators() -> dict[str, Accelerator]:
     """Every accelerator kind by canonical name, in the table's order."""
     table = tomllib.loads(files("suan.grid").joinpath("accelerators.toml").read_text("utf-8"))
-    return {name: msgspec.convert({"name": name, **row}, Accelerator) for name, row in table.items()}
+    citations = table.pop("citations")
+    kinds = {}
+    for name, row in table.items():
+        sources = {field: _spelled_out(source, citations) for field, source in row["sources"].items()}
+        kinds[name] = msgspec.convert({"name": name, **row, "sources": sources}, Accelerator)
+    return kinds
+
+
+def _spelled_out(source: str, citations: dict[str, str]) -> str:
+    """`key: how` with the citation in place of its key. An unknown key is a fault of the table: KeyError."""
+    key, _, how = source.partition(": ")
+    return f"{citations[key]}: {how}" if how else citations[key]
 
 
 @cache
@@ -69,6 +94,23 @@ def accelerator(name: str) -> Accelerator:
     if canonical is None:
         near = difflib.get_close_matches(_fold(name), _by_spelling(), n=3, cutoff=0.5)
         nearest = list(dict.fromkeys(_by_spelling()[spelling] for spelling in near))
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "list them with: suan sites --accelerators"
+        hint = (
+            f"did you mean {' or '.join(nearest)}?"
+            if nearest
+            else "list them with: suan sites --accelerators"
+        )
         raise Refused("unknown_accelerator", f"no accelerator is called {name!r}", hint=hint, nearest=nearest)
     return accelerators()[canonical]
+
+
+def tpu_slice(name: str) -> tuple[str, int] | None:
+    """(canonical kind, chips) of a TPU slice as clouds name it (`tpu-v5litepod-8`, `tpu-v4-16`), else None.
+
+    Plain kinds (`tpu-v5e`), and sizes that are no whole number of chips, are no slices.
+    """
+    match = _SLICE.fullmatch(_fold(name))
+    canonical = _by_spelling().get(match[1]) if match else None
+    if match is None or canonical is None:
+        return None
+    chips, rest = divmod(int(match[2]), _CORES_PER_CHIP_IN_SLICE_NAME[canonical])
+    return (canonical, chips) if chips and not rest else None

@@ -161,6 +161,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     phase: JobPhase = JobPhase.WAITING
     runs: tuple[str, ...] = ()
     restarts: int = 0  # after its own failures
+    refusals: int = 0  # times in a row that an engine could not start it
+    not_before_s: int = 0  # after a refusal: try again no sooner
     stop_requested_at_s: int | None = None
     considered: Considered | None = None
     started_at_s: int | None = None  # of the first run
@@ -168,6 +170,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str = ""  # one sentence
     outputs: dict[str, str] = {}  # name -> kind:name@version, once committed
     metrics: dict[str, float] = {}  # what the recipe reported at its end
+
+
+Demand = tuple[Any, ...]  # what a job asks for; jobs of equal demand are decided as one class
+
+
+def demand(job: Job) -> Demand:
+    """Everything about a job that decides where it could run, but not its age or its length. Hashable."""
+    task = job.task
+    inputs = tuple((name, bound.artifact or bound.from_job) for name, bound in sorted(job.inputs.items()))
+    return (job.tenant, task.priority, task.resources, task.num_nodes, task.place, inputs, task.deadline_s)
 
 
 class RunPhase(enum.StrEnum):
@@ -198,6 +210,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     pool: str
     nodes: int
     devices: int  # in all nodes together
+    accelerator: str
     placed_at_s: int
     expected_end_s: int
     quote: Quote

@@ -10,6 +10,8 @@ import msgspec
 
 from suan.grid.units import HOUR_S
 
+GRID_SITE = "grid"  # the control plane's own store: a site without pools, where uploads arrive
+
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """Identical nodes at a site. In a CPU pool a device is one core."""

@@ -33,7 +33,9 @@ def duration_s(text: str | int | float, *, bare_unit: str = "s") -> int:
         while position < len(source) and source[position] == " ":
             position += 1
     if not source or position != len(source):
-        raise Refused("bad_duration", f"{source!r} is not a length of time", hint="write 90s, 10m, 1h30m or 2d")
+        raise Refused(
+            "bad_duration", f"{source!r} is not a length of time", hint="write 90s, 10m, 1h30m or 2d"
+        )
     return round(total)
 
 
@@ -46,7 +48,8 @@ def size_bytes(text: str | int | float) -> int:
     if not match:
         raise Refused("bad_size", f"{text!r} is not a size", hint="write 500MB, 10GB or 4GiB")
     step = 1024 if match[3] else 1000
-    return round(float(match[1]) * step ** " kmgtp".index(match[2].lower() or " "))
+    power = " kmgtp".index(match[2].lower() or " ")
+    return round(float(match[1]) * int(step) ** power)
 
 
 def microyuan(yuan: float) -> int:
@@ -65,7 +68,11 @@ def yuan_text(amount_microyuan: int) -> str:
 def duration_text(seconds: float) -> str:
     """`42s`, `3m05s`, `2h10m`, `4d03h`."""
     whole = max(0, round(seconds))
-    for size, unit, rest_size, rest_unit in ((DAY_S, "d", HOUR_S, "h"), (HOUR_S, "h", 60, "m"), (60, "m", 1, "s")):
+    for size, unit, rest_size, rest_unit in (
+        (DAY_S, "d", HOUR_S, "h"),
+        (HOUR_S, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
         if whole >= size:
             return f"{whole // size}{unit}{whole % size // rest_size:02d}{rest_unit}"
     return f"{whole}s"

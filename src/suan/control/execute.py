@@ -1,0 +1,181 @@
+"""A plan -> facts that order it, and the state -> what each site should be doing now.
+
+Orders are derived from the state alone, so that sending them again is harmless and a lost message costs nothing.
+"""
+
+import hmac
+import zlib
+from collections.abc import Iterable
+from typing import assert_never
+
+import msgspec
+
+from suan.grid import fact as f
+from suan.grid.action import (
+    EndJob,
+    FetchOrder,
+    LaunchOrder,
+    MoveArtifact,
+    Orders,
+    PlaceRun,
+    Plan,
+    StopOrder,
+    StopRun,
+    Ticket,
+)
+from suan.grid.artifact import Transfer
+from suan.grid.job import JobPhase, Run, RunPhase
+from suan.grid.state import State
+from suan.rules.move import link_between, link_share_bytes_per_s
+from suan.rules.policy import Policy
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def facts_of(plan: Plan) -> list[f.Fact]:
+    """The plan, written down: what is in the journal will be done, again and again until it is seen done."""
+    facts: list[f.Fact] = []
+    for action in plan.actions:
+        match action:
+            case PlaceRun():
+                facts.append(
+                    f.RunPlaced(
+                        at_s=plan.at_s,
+                        run=action.run,
+                        job=action.job,
+                        bid=action.bid,
+                        considered=action.considered,
+                        inputs=action.inputs,
+                    )
+                )
+            case StopRun():
+                facts.append(f.RunStopOrdered(at_s=plan.at_s, run=action.run, why=action.why))
+            case MoveArtifact():
+                facts.append(
+                    f.TransferOrdered(
+                        at_s=plan.at_s,
+                        transfer=action.transfer,
+                        artifact=action.artifact,
+                        source=action.source,
+                        destination=action.destination,
+                        job=action.job,
+                        considered=action.considered,
+                    )
+                )
+            case EndJob():
+                phase = JobPhase(action.phase)
+                facts.append(f.JobEnded(at_s=plan.at_s, job=action.job, phase=phase, outcome=action.outcome))
+            case _:
+                assert_never(action)
+    return facts
+
+
+def orders_for(
+    state: State, site: str, policy: Policy, now_s: int, *, secret: bytes = b"", seen: Iterable[str] = ()
+) -> Orders:
+    """Everything the site should be doing. `seen` are runs it says it has: those it should not have are stopped and,
+    once their end is recorded, forgotten."""
+    launch, stop, fetch, tickets = [], [], [], []
+    for run_id in state.open_runs.get(site, {}):
+        run = state.runs[run_id]
+        if run.stop_reason:
+            stop.append(StopOrder(run=run_id, why=run.stop_reason, grace_s=policy.stop_grace_s))
+        elif run.started_at_s is None:
+            launch.append(_launch(state, run, policy))
+    forget = []
+    for run_id in seen:
+        known = state.runs.get(run_id)
+        if known is None or known.site != site or known.phase == RunPhase.ENDED:
+            stop.append(
+                StopOrder(run=run_id, why="the grid does not hold this run", grace_s=policy.stop_grace_s)
+            )
+            forget.append(run_id)
+    for transfer_id in state.open_transfers:
+        transfer = state.transfers[transfer_id]
+        if site in (transfer.source, transfer.destination):
+            _transfer(state, transfer, site, secret, (fetch, tickets))
+    orders = Orders(
+        site=site,
+        epoch=state.sites[site].epoch,
+        version=0,
+        now_s=now_s,
+        lease_s=policy.lease_s,
+        launch=tuple(launch),
+        stop=tuple(stop),
+        fetch=tuple(fetch),
+        tickets=tuple(tickets),
+        forget=tuple(forget),
+        keep=tuple(
+            state.artifacts[artifact].digest
+            for artifact, replicas in state.replicas.items()
+            if site in replicas
+        ),
+    )
+    content = (orders.epoch, orders.launch, orders.stop, orders.fetch, orders.tickets, orders.forget)
+    return msgspec.structs.replace(orders, version=zlib.crc32(_encode(content)))
+
+
+def ticket_secret(secret: bytes, transfer: Transfer) -> str:
+    """What the destination shows to the source: known to the grid and told to both ends only."""
+    return hmac.new(secret, f"{transfer.id}/{transfer.attempts}".encode(), "blake2b").hexdigest()[:64]
+
+
+def _transfer(
+    state: State, transfer: Transfer, site: str, secret: bytes, into: tuple[list[FetchOrder], list[Ticket]]
+) -> None:
+    from suan.stores.door import ticket_hash
+
+    bytes_per_s = link_share_bytes_per_s(state, transfer.source, transfer.destination)
+    link = link_between(state, transfer.source, transfer.destination)
+    rtt_ms = link.rtt_ms if link else 0.0
+    shown = ticket_secret(secret, transfer)
+    if site == transfer.destination:
+        into[0].append(
+            FetchOrder(
+                transfer=transfer.id,
+                digest=transfer.digest,
+                bytes=transfer.bytes,
+                source_url=state.sites[transfer.source].data_url,
+                ticket=shown,
+                bytes_per_s=bytes_per_s,
+                rtt_ms=rtt_ms,
+            )
+        )
+    else:
+        hashed = ticket_hash(shown)
+        into[1].append(
+            Ticket(ticket_hash=hashed, digest=transfer.digest, bytes_per_s=bytes_per_s, rtt_ms=rtt_ms)
+        )
+
+
+def _launch(state: State, run: Run, policy: Policy) -> LaunchOrder:
+    job = state.jobs[run.job]
+    task = job.task
+    resources = task.resources[run.resources_index]
+    digests = {name: state.artifacts[artifact].digest for name, artifact in run.inputs.items()}
+    mounts = {path: digests[name] for path, name in task.file_mounts.items() if name in digests}
+    return LaunchOrder(
+        run=run.id,
+        job=job.id,
+        job_name=task.name,
+        tenant=job.tenant,
+        pool=run.pool,
+        accelerator=run.accelerator,
+        nodes=run.nodes,
+        devices_per_node=run.devices // max(1, run.nodes),
+        command=task.run,
+        setup=task.setup,
+        env=task.envs,
+        secrets=task.secrets,
+        inputs=digests,
+        outputs=tuple(task.outputs),
+        mounts=mounts,
+        workdir=digests.get("workdir", ""),
+        args_json=msgspec.json.encode(task.args).decode(),
+        memory_gib=resources.memory_gib,
+        checkpoint=task.checkpoint is not None,
+        max_duration_s=task.max_duration_s,
+        service=task.replicas is not None,
+        grace_s=policy.stop_grace_s,
+        duration_s=task.duration_s,
+    )

@@ -1,0 +1,258 @@
+"""The grid's loop: facts in, state, plan, orders out.
+
+One thread writes. Commands and reports wait in a queue; everything that waits is folded in one go and made durable by
+one sync, then the callers get their answers, then the plan is made. With no thread (`start` not called) every call is
+carried out at once by the caller: that is how simulated time runs the very same code.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from suan import __version__
+from suan.control.execute import facts_of, orders_for
+from suan.control.observe import fence_s, observe, silences
+from suan.grid.action import Observation, Orders, Plan
+from suan.grid.error import Refused, SuanError
+from suan.grid.fact import Fact, GridStarted
+from suan.grid.job import Reason
+from suan.grid.state import State
+from suan.ports import Clock, Journal
+from suan.rules.audit import audit
+from suan.rules.decide import decide, reason_for
+from suan.rules.evolve import evolve
+from suan.rules.policy import Policy
+
+log = logging.getLogger("suan.control")
+Result = TypeVar("Result")
+Command = Callable[[State, int], tuple[Sequence[Fact], Result]]
+Listener = Callable[[list[tuple[int, Fact]]], None]
+Decide = Callable[[State, Policy, int], Plan]
+
+MAX_BATCH = 512  # commands folded before one sync
+MAX_TICK_S = 1.0  # silence is looked for at least so often
+
+
+@dataclass(slots=True)
+class Live:
+    """What sites reported that is no fact: the newest progress of each run, and when each site was last heard."""
+
+    progress: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    transfers: dict[str, int] = field(default_factory=dict)  # transfer -> bytes arrived
+    heard_at_s: dict[str, int] = field(default_factory=dict)
+    seen_runs: dict[str, dict[str, None]] = field(default_factory=dict)  # site -> runs it says it has
+
+
+class Grid:
+    """One control plane over one journal."""
+
+    def __init__(
+        self, journal: Journal, clock: Clock, policy: Policy, *, secret: bytes = b"", decider: Decide = decide
+    ) -> None:
+        self.policy = policy
+        self.live = Live()
+        self.plan = Plan(at_s=0)
+        self.lock = threading.RLock()
+        self._journal, self._clock, self._secret, self._decide = journal, clock, secret, decider
+        self._queue: queue.SimpleQueue[tuple[Command[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._listeners: list[Listener] = []
+        self._news: list[tuple[int, Fact]] = []
+        self._thread: threading.Thread | None = None
+        self.state = State()
+        self._replay()
+        self._write([GridStarted(at_s=self.now_s(), version=__version__)])
+        journal.sync()
+
+    def now_s(self) -> int:
+        """The grid's clock; never behind the last fact."""
+        return max(self._clock.now_s(), self.state.at_s)
+
+    # ------------------------------------------------------------ doors
+
+    def do(self, command: Command[Result]) -> Result:
+        """Carries out a command; durable when it returns.
+
+        Raises: whatever the command refuses with; nothing is stored then.
+        """
+        if self._thread is None:
+            return self._do_now(command)
+        future: Future[Result] = Future()
+        self._queue.put((command, future))
+        return future.result()
+
+    def read(self, view: Callable[[State], Result]) -> Result:
+        """What `view` makes of the state, undisturbed. Views are short."""
+        with self.lock:
+            return view(self.state)
+
+    def reason(self, job: str) -> Reason | None:
+        """Why a waiting job waits, by the newest plan."""
+        with self.lock:
+            return reason_for(self.plan, self.state, job)
+
+    def report(self, seen: Observation) -> Orders:
+        """A site's report; what it should be doing now. Renews its lease.
+
+        Raises: Refused `unknown_site`.
+        """
+        self.live.heard_at_s[seen.site] = self.now_s()
+        for run in seen.runs:
+            if run.progress:
+                self.live.progress[run.run] = run.progress
+        for transfer in seen.transfers:
+            self.live.transfers[transfer.transfer] = transfer.arrived_bytes
+
+        def command(state: State, now_s: int) -> tuple[Sequence[Fact], None]:
+            if seen.site not in state.sites:
+                raise Refused(
+                    "unknown_site", f"no site is called {seen.site}", hint="join it: suan join", status=404
+                )
+            self._note_runs(seen)
+            return observe(state, seen, now_s), None
+
+        self.do(command)
+        return self.orders(seen.site)
+
+    def orders(self, site: str) -> Orders:
+        """What the site should be doing now."""
+        with self.lock:
+            there = self.live.seen_runs.get(site, {})
+            return orders_for(self.state, site, self.policy, self.now_s(), secret=self._secret, seen=there)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Calls `listener` with new facts, already durable, from the writing thread; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    # ------------------------------------------------------------ the loop
+
+    def start(self) -> None:
+        """Runs the loop in a thread until `stop`."""
+        self._thread = threading.Thread(target=self._run, name="suan-grid", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the loop after what waits is done, and closes the journal."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+        self._journal.close()
+
+    def tick(self) -> Plan:
+        """One cycle: silences, then plans until a plan asks for nothing more. Returns the last."""
+        now_s = self.now_s()
+        self._write(silences(self.state, self.live.heard_at_s, self.policy, now_s))
+        while True:
+            plan = self._decide(self.state, self.policy, now_s)
+            objections = audit(self.state, plan)
+            assert not objections, f"the plan is wrong: {'; '.join(objections)}"
+            self.plan = plan
+            facts = facts_of(plan)
+            self._write(facts)
+            if not any(type(fact).__name__ == "JobEnded" for fact in facts):  # an end may end others
+                break
+        self._journal.sync()
+        self._tell()
+        return self.plan
+
+    def wake_at_s(self) -> int | None:
+        """The next moment at which time alone can change anything: a plan's forecast, a lease, a fence."""
+        moments = [self.plan.wake_at_s] if self.plan.wake_at_s is not None else []
+        for site in self.state.sites.values():
+            if site.phase != "fenced":
+                since_s = max(
+                    self.live.heard_at_s.get(site.name, 0), site.heard_at_s, self.state.started_at_s
+                )
+                limit_s = fence_s(self.policy) if site.phase == "silent" else self.policy.lease_s
+                moments.append(since_s + limit_s + 1)
+        return min(moments, default=None)
+
+    def _run(self) -> None:
+        dirty = True
+        while True:
+            batch = self._next_batch(wait_s=0 if dirty else MAX_TICK_S)
+            stopping = None in batch
+            head = self.state.sequence
+            answers = [self._try(*item) for item in batch if item is not None]
+            try:
+                self._journal.sync()
+            except SuanError as error:
+                log.critical("the journal cannot be written, the grid stops: %s", error)
+                for future, _, _ in answers:
+                    future.set_exception(error)
+                return
+            for future, result, error in answers:
+                if error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+            due = self.plan.wake_at_s is not None and self.plan.wake_at_s <= self.now_s()
+            dirty = False
+            if self.state.sequence != head or due or not batch:
+                before = self.state.sequence
+                self.tick()
+                dirty = self.state.sequence != before and bool(self._news)
+            if stopping:
+                return
+
+    def _next_batch(self, wait_s: float) -> list[tuple[Command[Any], Future[Any]] | None]:
+        batch = []
+        try:
+            batch.append(self._queue.get(timeout=wait_s) if wait_s else self._queue.get_nowait())
+            while len(batch) < MAX_BATCH:
+                batch.append(self._queue.get_nowait())
+        except queue.Empty:
+            pass
+        return batch
+
+    def _try(
+        self, command: Command[Any], future: Future[Any]
+    ) -> tuple[Future[Any], Any, BaseException | None]:
+        try:
+            facts, result = command(self.state, self.now_s())
+        except Exception as error:
+            if not isinstance(error, SuanError):
+                log.exception("a command failed")
+            return future, None, error
+        self._write(facts)
+        return future, result, None
+
+    def _do_now(self, command: Command[Result]) -> Result:
+        facts, result = command(self.state, self.now_s())
+        self._write(facts)
+        self._journal.sync()
+        self._tell()
+        return result
+
+    # ------------------------------------------------------------ the journal
+
+    def _replay(self) -> None:
+        for _, fact in self._journal.read():
+            evolve(self.state, fact)
+
+    def _write(self, facts: Sequence[Fact]) -> None:
+        if not facts:
+            return
+        with self.lock:
+            self._journal.append(facts, self.state.sequence)
+            for fact in facts:
+                evolve(self.state, fact)
+                if self._listeners:
+                    self._news.append((self.state.sequence, fact))
+
+    def _tell(self) -> None:
+        news, self._news = self._news, []
+        if news:
+            for listener in list(self._listeners):
+                listener(news)
+
+    def _note_runs(self, seen: Observation) -> None:
+        """Which runs the site says it has; those whose end is recorded stay until a report no longer names them."""
+        before = {} if seen.full else self.live.seen_runs.get(seen.site, {})
+        there = {run: None for run in before if run in self.state.open_runs.get(seen.site, {})}
+        self.live.seen_runs[seen.site] = there | {run.run: None for run in seen.runs}

@@ -1,0 +1,1 @@
+"""Decisions. Pure functions of (state, policy, now): no clock, randomness, I/O, environment or logging."""

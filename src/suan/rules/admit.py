@@ -1,0 +1,197 @@
+"""May this tenant submit this? Validation against the grid, quota, and what each input stands for.
+
+Gives facts or raises Refused; never anything in between. Whether it can start now is `decide`'s question.
+"""
+
+import difflib
+
+from suan.grid.artifact import ArtifactName, artifact_name
+from suan.grid.error import NotNow, Refused
+from suan.grid.fact import JobSubmitted
+from suan.grid.job import InputBinding, Reason, Task
+from suan.grid.state import State
+from suan.rules.fit import fit
+
+MAX_NODES = 100_000
+MAX_TEXT_BYTES = 1 << 20
+
+
+def admit(
+    state: State,
+    tenant: str,
+    tasks: tuple[Task, ...],
+    *,
+    now_s: int,
+    pipeline: str = "",
+    idempotency_key: str = "",
+) -> tuple[JobSubmitted, ...]:
+    """One fact a task; job ids follow the journal's sequence.
+
+    Raises: Refused (`empty`, `unknown_artifact`, `not_yours`, `cycle`, `two_writers`, `impossible`, `too_large` …),
+    NotNow `queue_full`.
+    """
+    if not tasks:
+        raise Refused("empty", "there is no task to submit", hint="see docs/reference/task.md")
+    waiting = (
+        sum(1 for job in state.waiting if state.jobs[job].tenant == tenant) if _limited(state, tenant) else 0
+    )
+    if waiting + len(tasks) > _limit(state, tenant):
+        raise NotNow(
+            "queue_full",
+            f"tenant {tenant} has {waiting} waiting jobs, at most {_limit(state, tenant)} are allowed",
+            hint="wait for some to start: suan jobs",
+            status=429,
+            retry_after_s=30,
+        )
+    ids = tuple(f"j{state.sequence + 1 + index}" for index in range(len(tasks)))
+    outputs = _outputs(tasks)
+    facts = []
+    for index, task in enumerate(tasks):
+        _check(task)
+        _possible(state, task)
+        inputs = {
+            name: _bind(state, tenant, index, (ids, tasks, outputs), text)
+            for name, text in task.inputs.items()
+        }
+        facts.append(
+            JobSubmitted(
+                at_s=now_s,
+                job=ids[index],
+                tenant=tenant,
+                task=task,
+                pipeline=pipeline,
+                inputs=inputs,
+                idempotency_key=idempotency_key,
+            )
+        )
+    return tuple(facts)
+
+
+def _limit(state: State, tenant: str) -> int:
+    return state.tenants[tenant].quota.max_waiting_jobs if tenant in state.tenants else 100_000
+
+
+def _limited(state: State, tenant: str) -> bool:
+    """Counting is only worth it when the queue could be full."""
+    return len(state.waiting) + 100 >= _limit(state, tenant)
+
+
+def _outputs(tasks: tuple[Task, ...]) -> dict[str, tuple[int, str]]:
+    """kind:name -> (index of the task that writes it, its name for it)."""
+    found: dict[str, tuple[int, str]] = {}
+    for index, task in enumerate(tasks):
+        for name, text in task.outputs.items():
+            parts = artifact_name(text)
+            if parts.version:
+                raise Refused(
+                    "bad_output",
+                    f"{task.name} writes {text}",
+                    hint=f"leave @{parts.version} out: versions count up",
+                )
+            if parts.series in found:
+                raise Refused(
+                    "two_writers",
+                    f"{tasks[found[parts.series][0]].name} and {task.name} both write {parts.series}",
+                    hint="give one of the outputs another name",
+                )
+            found[parts.series] = (index, name)
+    return found
+
+
+def _bind(
+    state: State,
+    tenant: str,
+    index: int,
+    pipeline: tuple[tuple[str, ...], tuple[Task, ...], dict[str, tuple[int, str]]],
+    text: str,
+) -> InputBinding:
+    """What an input stands for: an earlier task's output, else a version that exists, else what a job is writing."""
+    ids, tasks, outputs = pipeline
+    parts = artifact_name(text)
+    if not parts.version and parts.series in outputs:
+        writer, output = outputs[parts.series]
+        if writer >= index:
+            _refuse_cycle(tasks, writer, index, parts)
+        return InputBinding(from_job=ids[writer], from_output=output)
+    artifact = state.artifact(parts.kind, parts.name, parts.version)
+    if artifact is not None:
+        readers = artifact.rights.readers
+        if artifact.tenant != tenant and "*" not in readers and tenant not in readers:
+            raise Refused(
+                "not_yours", f"tenant {tenant} may not read {artifact.id}", hint="ask its owner", status=403
+            )
+        return InputBinding(artifact=artifact.id)
+    for job_id, output in state.writers.get(parts.series, {}).items():
+        if state.jobs[job_id].tenant == tenant and not parts.version:
+            return InputBinding(from_job=job_id, from_output=output)
+    near = difflib.get_close_matches(parts.series, [*state.latest, *outputs], n=1)
+    raise Refused(
+        "unknown_artifact",
+        f"{tasks[index].name} needs {text}, which does not exist and nothing writes",
+        hint=f"did you mean {near[0]}?" if near else f"put it there first: suan put FOLDER {parts.series}",
+    )
+
+
+def _refuse_cycle(tasks: tuple[Task, ...], writer: int, reader: int, parts: ArtifactName) -> None:
+    if writer == reader:
+        what = f"{tasks[reader].name} needs {parts.series}, which it writes itself"
+    else:
+        what = f"{tasks[reader].name} needs {parts.series}, which the later task {tasks[writer].name} writes"
+    raise Refused(
+        "cycle", what, hint="put the writer first; a task cannot wait for itself or for a later one"
+    )
+
+
+def _check(task: Task) -> None:
+    """What no grid could run."""
+    if not task.run.strip():
+        raise Refused(
+            "nothing_to_run", f"{task.name} has neither run nor recipe", hint="add `run:` or `recipe:`"
+        )
+    numbers: dict[str, tuple[float | None, int, int | None]] = {
+        "num_nodes": (task.num_nodes, 1, MAX_NODES),
+        "deadline_s": (task.deadline_s, 1, None),
+        "duration_s": (task.duration_s, 1, None),
+        "max_duration_s": (task.max_duration_s, 1, None),
+        "max_cost_microyuan": (task.max_cost_microyuan, 0, None),
+        "max_restarts": (task.max_restarts, 0, 1000),
+    }
+    for resources in task.resources:
+        numbers |= {
+            "accelerators": (resources.accelerators, 1 if resources.accelerator else 0, 100_000),
+            "cpus": (resources.cpus, 0, 100_000),
+            "memory_gib": (resources.memory_gib, 0, 1_000_000),
+        }
+        for name, (value, low, high) in numbers.items():
+            if value is not None and not (low <= value and (high is None or value <= high)):
+                bound = f"at least {low}" if value < low else f"at most {high}"
+                raise Refused("out_of_range", f"{task.name}: {name} is {value}", hint=f"make it {bound}")
+    if not task.resources:
+        raise Refused(
+            "out_of_range", f"{task.name} names no resources", hint="leave `resources:` out for one CPU core"
+        )
+    if len(task.run) + len(task.setup) > MAX_TEXT_BYTES:
+        raise Refused(
+            "too_large", f"{task.name}: run and setup exceed 1 MiB", hint="put the script into workdir"
+        )
+
+
+def _possible(state: State, task: Task) -> None:
+    """Refuses what no pool of the grid as it is could ever run. An empty grid refuses nothing: sites may yet join."""
+    misses: dict[str, Reason] = {}
+    for site in state.sites.values():
+        for pool in site.pools.values():
+            found = fit(task, site, pool)
+            if isinstance(found, int) or found.code in ("site_silent", "site_draining"):
+                return
+            misses[f"{site.name}/{pool.name}"] = found
+    if misses:
+        where, reason = min(
+            misses.items(), key=lambda item: (item[1].code in ("accelerator", "place"), item[0])
+        )
+        raise Refused(
+            "impossible",
+            f"no pool of this grid can run {task.name}; nearest is {where}: {reason.text}",
+            hint=reason.help or "see what there is: suan sites",
+            reasons={name: miss.text for name, miss in misses.items()},
+        )

@@ -1,0 +1,28 @@
+"""Policy: every number and switch that an operator may set, in one value, with where its default comes from."""
+
+import msgspec
+
+_WAITING_RATIO = {"online": 4.0, "standard": 1.0, "valley": 0.05}
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    name: str = "greedy"
+    default_duration_s: int = 3600  # for a job that says nothing: the prior until history exists
+    carbon_microyuan_per_kg: int = 90_000  # China's national carbon market, 2024: 90 to 100 CNY a tonne
+    late_microyuan_per_h: int = 10_000_000  # an hour past the deadline
+    waiting_ratio: dict[str, float] = {
+        "online": 4.0,
+        "standard": 1.0,
+        "valley": 0.05,
+    }  # of the tenant's price
+    restore_s: int = 60  # to start again from a checkpoint
+    shift_horizon_s: int = 86_400  # how far ahead a deferrable job looks for a cheaper hour
+    ageing_s: int = 6 * 3600  # a job that has waited so long counts one priority class higher
+    lease_s: int = 30
+    grace_s: int = 10  # from SIGTERM to SIGKILL
+    clock_margin_s: int = 5  # between a lease's end at a site and the grid's belief that it has ended
+    stop_grace_s: int = 10
+    refusals_limit: int = 6  # engine refusals in a row before the job fails
+    transfer_attempts: int = 8
+    backfill_tries: int = 8  # jobs behind a blocked one of the same kind that may slip in before it
+    reserve: bool = True  # the first job that cannot start holds devices for itself

@@ -1,0 +1,150 @@
+"""The money terms of one bid: machine, electricity over the very hours it would run, carbon, moving the data, waiting,
+lateness, and the work that a preemption is expected to lose.
+
+Knows prices. Does not know what is free (`decide`) or whether the pool can run the job at all (`fit`).
+"""
+
+from itertools import accumulate
+
+import msgspec
+
+from suan.grid.account import Quote
+from suan.grid.hardware import accelerator
+from suan.grid.job import Task
+from suan.grid.site import Pool, Tariff, hour_rate
+from suan.grid.units import HOUR_S
+from suan.rules.policy import Policy
+
+_WINDOW_H = 24 * 62  # hours of a tariff that are summed at once
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bid's price depends on besides the task: where it would run and what would have to be moved there."""
+
+    pool: Pool
+    tariff: Tariff | None
+    move_bytes: int = 0
+    move_s: int = 0
+    move_microyuan: int = 0
+    waiting_microyuan_per_h: int = 0
+    submitted_at_s: int = 0
+    link_known: bool = True
+
+
+class _Sums:
+    """Running sums of one tariff's hourly rates, so that any span costs two look-ups. Kept for the newest tariffs."""
+
+    __slots__ = ("carbon", "first_hour", "money", "tariff")
+
+    def __init__(self, tariff: Tariff, first_hour: int) -> None:
+        rates = [hour_rate(tariff, first_hour + offset) for offset in range(_WINDOW_H)]
+        self.tariff = tariff
+        self.first_hour = first_hour
+        self.money = [0, *accumulate(rate for rate, _ in rates)]
+        self.carbon = [0.0, *accumulate(carbon for _, carbon in rates)]
+
+
+_sums: dict[tuple[int, int], _Sums] = {}  # a memo: (id of tariff, window) -> its sums; holds the tariff alive
+
+
+def _window(tariff: Tariff, window: int) -> _Sums:
+    key = (id(tariff), window)
+    sums = _sums.get(key)
+    if sums is None or sums.tariff is not tariff:
+        if len(_sums) > 4096:
+            _sums.clear()
+        sums = _sums[key] = _Sums(tariff, window * _WINDOW_H)
+    return sums
+
+
+def _integral(tariff: Tariff, at_s: int) -> tuple[float, float]:
+    """(micro-yuan, gCO2) a kW drawn since the start of at_s's window."""
+    hour = at_s // HOUR_S
+    sums = _window(tariff, hour // _WINDOW_H)
+    index = hour - sums.first_hour
+    part = (at_s - hour * HOUR_S) / HOUR_S
+    money = sums.money[index] + (sums.money[index + 1] - sums.money[index]) * part
+    return money, sums.carbon[index] + (sums.carbon[index + 1] - sums.carbon[index]) * part
+
+
+def electricity(tariff: Tariff, start_s: int, end_s: int) -> tuple[float, float]:
+    """(micro-yuan, gCO2) of one kW drawn at the socket from `start_s` to `end_s`, PUE not included."""
+    window_s = _WINDOW_H * HOUR_S
+    money = carbon = 0.0
+    at_s = start_s
+    while at_s < end_s:
+        boundary_s = (at_s // window_s + 1) * window_s
+        upto_s = min(end_s, boundary_s)
+        if upto_s == boundary_s:  # the last hour of a window is summed to its very end
+            sums = _window(tariff, at_s // window_s)
+            upper = float(sums.money[-1]), sums.carbon[-1]
+        else:
+            upper = _integral(tariff, upto_s)
+        lower = _integral(tariff, at_s)
+        money, carbon = money + upper[0] - lower[0], carbon + upper[1] - lower[1]
+        at_s = upto_s
+    return money, carbon
+
+
+def power_w(pool: Pool, devices: int) -> float:
+    """IT power of so many busy devices and their part of the host."""
+    device_w = pool.device_w if pool.device_w is not None else (accelerator(pool.accelerator).tdp_w or 0.0)
+    return devices * (device_w + pool.host_w_per_node / max(1, pool.devices_per_node))
+
+
+def duration_s(task: Task, pool: Pool, policy: Policy) -> int:
+    """How long the task is expected to run there: its estimate, or the policy's prior, at the pool's speed."""
+    known = task.duration_s if task.duration_s is not None else policy.default_duration_s
+    return max(1, round(known / pool.speed_ratio))
+
+
+def quote(task: Task, setting: Setting, devices: int, start_s: int, policy: Policy) -> Quote:
+    """The itemised price of running `task` on `devices` of the setting's pool from `start_s` on."""
+    pool, tariff = setting.pool, setting.tariff
+    run_s = duration_s(task, pool, policy)
+    machine = round(devices * pool.machine_microyuan_per_device_h * run_s / HOUR_S)
+    kw = power_w(pool, devices) / 1000
+    money_per_kw, carbon_per_kw = electricity(tariff, start_s, start_s + run_s) if tariff else (0.0, 0.0)
+    pue = tariff.pue if tariff else 1.0
+    energy_kwh = kw * run_s / HOUR_S
+    gco2 = carbon_per_kw * kw * pue
+    wait_s = max(0, start_s - setting.submitted_at_s)
+    waiting_ratio = policy.waiting_ratio.get(task.priority, 1.0)
+    late_s = 0
+    if task.deadline_s is not None:
+        late_s = max(0, start_s + run_s - (setting.submitted_at_s + task.deadline_s))
+    every_s = task.checkpoint.every_s if task.checkpoint else run_s
+    lost_s = min(run_s, every_s) / 2 + policy.restore_s
+    electricity_microyuan = round(money_per_kw * kw * pue)
+    risk = pool.preemption_per_h * run_s / HOUR_S * lost_s / run_s
+    return Quote(
+        machine_microyuan=machine,
+        electricity_microyuan=electricity_microyuan,
+        carbon_microyuan=round(gco2 / 1000 * policy.carbon_microyuan_per_kg),
+        move_microyuan=setting.move_microyuan,
+        wait_microyuan=round(wait_s / HOUR_S * setting.waiting_microyuan_per_h * waiting_ratio),
+        late_microyuan=round(late_s / HOUR_S * policy.late_microyuan_per_h),
+        preemption_microyuan=round(risk * (machine + electricity_microyuan)),
+        wait_s=wait_s,
+        move_s=setting.move_s,
+        run_s=run_s,
+        late_s=late_s,
+        move_bytes=setting.move_bytes,
+        energy_kwh=energy_kwh,
+        carbon_gco2=gco2,
+        microyuan_per_kwh=round(money_per_kw * HOUR_S / run_s),
+        pue=pue,
+        power_w=kw * 1000,
+        machine_microyuan_per_device_h=pool.machine_microyuan_per_device_h,
+        carbon_microyuan_per_kg=policy.carbon_microyuan_per_kg,
+        tariff_source=tariff.source if tariff else "no tariff: electricity counts as free",
+    )
+
+
+def price_changes(tariff: Tariff | None, from_s: int, until_s: int) -> tuple[int, ...]:
+    """Moments in (from_s, until_s] at which the price of electricity changes: the only starts worth comparing."""
+    if tariff is None:
+        return ()
+    first = from_s // HOUR_S
+    hours = range(first + 1, until_s // HOUR_S + 1)
+    return tuple(h * HOUR_S for h in hours if hour_rate(tariff, h) != hour_rate(tariff, h - 1))

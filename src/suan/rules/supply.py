@@ -1,0 +1,87 @@
+"""What each pool has free, now and by forecast, while one plan is being made.
+
+Reads runs and their expected ends. Reservations made here keep small jobs from starving a large one (EASY backfill).
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from suan.grid.site import Pool, Site, SitePhase
+from suan.grid.state import State
+
+OVERDUE_S = 60  # a run past its expected end is expected to end within this
+
+
+@dataclass(slots=True)
+class Supply:
+    """One pool within one plan."""
+
+    site: Site
+    pool: Pool
+    free: int
+    ends: list[tuple[int, int]] = field(default_factory=list)  # (expected end, devices), sorted
+    reserved_at_s: int | None = None  # when the job that holds a reservation starts
+    spare_at_s: int = 0  # devices left over at that moment
+    backlog_device_s: int = 0  # work of jobs that wait for this pool, already looked at
+
+    @property
+    def name(self) -> str:
+        return f"{self.site.name}/{self.pool.name}"
+
+    def can_start(self, devices: int, now_s: int, run_s: int) -> bool:
+        """Whether so many devices are free now and a reserved job would not start later for it."""
+        if devices > self.free:
+            return False
+        if self.reserved_at_s is None or now_s + run_s <= self.reserved_at_s:
+            return True
+        return devices <= self.spare_at_s
+
+    def forecast_s(self, devices: int, now_s: int, run_s: int) -> int:
+        """When so many devices should be free: exactly for the first to wait, with the backlog spread after it."""
+        if self.can_start(devices, now_s, run_s):
+            return now_s
+        if self.reserved_at_s is None:
+            return self._free_at(devices, now_s)
+        return self.reserved_at_s + max(1, self.backlog_device_s // max(1, self.pool.devices))
+
+    def _free_at(self, devices: int, now_s: int) -> int:
+        totals = list(accumulate((held for _, held in self.ends), initial=self.free))
+        index = bisect_left(totals, devices)
+        if index >= len(totals):  # devices that no run holds are missing: the pool shrank
+            return now_s + OVERDUE_S
+        return max(self.ends[index - 1][0] if index else now_s, now_s + 1)
+
+    def take(self, devices: int, end_s: int) -> None:
+        """A run starts now."""
+        self.free -= devices
+        if self.reserved_at_s is not None and end_s > self.reserved_at_s:
+            self.spare_at_s -= devices
+        self.ends.append((end_s, devices))
+        self.ends.sort()
+
+    def wait(self, devices: int, start_s: int, run_s: int) -> None:
+        """A job waits for this pool; the first to wait gets a reservation."""
+        if self.reserved_at_s is None:
+            freed = sum(held for end_s, held in self.ends if end_s <= start_s)
+            self.reserved_at_s, self.spare_at_s = start_s, self.free + freed - devices
+        self.backlog_device_s += devices * run_s
+
+
+def supplies(state: State, now_s: int) -> list[Supply]:
+    """Every pool of every site that takes runs, sorted by name, with what is free and when the rest will be."""
+    found: dict[tuple[str, str], Supply] = {}
+    for site in state.sites.values():
+        if site.phase != SitePhase.READY:
+            continue
+        for pool in site.pools.values():
+            used = state.used_devices.get((site.name, pool.name), 0)
+            found[site.name, pool.name] = Supply(site=site, pool=pool, free=pool.devices - used)
+        for run_id in state.open_runs.get(site.name, {}):
+            run = state.runs[run_id]
+            if supply := found.get((site.name, run.pool)):
+                end_s = run.expected_end_s if run.expected_end_s > now_s else now_s + OVERDUE_S
+                supply.ends.append((end_s, run.devices))
+    for supply in found.values():
+        supply.ends.sort()
+    return [found[key] for key in sorted(found)]

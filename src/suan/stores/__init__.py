@@ -1,0 +1,1 @@
+"""Bytes at a site: content-addressed artifacts, their way to other sites, and the logs of runs."""
