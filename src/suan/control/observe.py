@@ -99,14 +99,13 @@ def _runs(state: State, site: Site, seen: Observation, now_s: int) -> Iterator[f
     if seen.full:
         there = {run_seen.run for run_seen in seen.runs}
         for run_id in state.open_runs.get(site.name, {}):
-            if run_id not in there and state.runs[run_id].started_at_s is not None:
-                lost = RunSeen(
-                    run=run_id,
-                    phase=RunPhase.ENDED,
-                    cause=EndCause.LOST,
-                    detail="the engine knows it no more",
-                )
-                yield from _end(state, lost, now_s)
+            run = state.runs[run_id]
+            if run_id in there or (run.started_at_s is None and not run.stop_reason):
+                continue  # it is there, or its launch is still on its way
+            cause = EndCause.LOST if run.started_at_s is not None else EndCause.STOPPED
+            detail = "the engine knows it no more" if cause == EndCause.LOST else "stopped before it began"
+            gone = RunSeen(run=run_id, phase=RunPhase.ENDED, cause=cause, detail=detail)
+            yield from _end(state, gone, now_s)
 
 
 def _within(at_s: int, run: Run, now_s: int) -> int:

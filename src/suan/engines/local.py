@@ -23,7 +23,7 @@ from suan.engines import supervise
 from suan.engines.devices import choose_devices, free_port, pin
 from suan.engines.metering import metered, power_share
 from suan.engines.order import Placement, shell_arguments, shell_text, supervisor_order
-from suan.engines.record import SUPERVISOR_LOG, Exit, Place, RunRecord, boot_id
+from suan.engines.record import SCRIPT, SUPERVISOR_LOG, Exit, Place, RunRecord, boot_id
 from suan.grid import hardware
 from suan.grid.error import SiteTrouble
 from suan.grid.job import RunPhase
@@ -167,7 +167,9 @@ class LocalEngine:
         fresh = self._runs / f".{uuid.uuid4().hex}"
         fresh.mkdir(mode=0o700)
         try:
-            arguments = shell_arguments(self._shell, shell_text(spec), self._runs / name / "script.sh")
+            text = shell_text(spec)
+            (fresh / SCRIPT).write_text(text, "utf-8", "surrogateescape")
+            arguments = shell_arguments(self._shell, text, self._runs / name / SCRIPT)
             order = supervisor_order(spec, placement, arguments)
             RunRecord(fresh).create(place, {**order, "lease": str(self._lease), "boot_id": boot_id()})
             fresh.rename(self._runs / name)

@@ -31,10 +31,9 @@ def shell_text(spec: LaunchSpec) -> str:
 
 
 def shell_arguments(shell: str, text: str, script: Path) -> list[str]:
-    """The command line that runs `text`; writes `script` when the text is too long for a command line."""
+    """The command line that runs `text`, through the file `script` when it is too long for a command line."""
     if len(text.encode("utf-8", "surrogateescape")) <= _ARGUMENT_BYTES:
         return [shell, "-c", text]
-    script.write_text(text, "utf-8", "surrogateescape")
     return [shell, str(script)]
 
 

@@ -20,7 +20,7 @@ from suan.engines import supervise
 from suan.engines.metering import PowerShare
 from suan.grid.job import EndCause
 
-SUPERVISOR_LOG = "supervisor.log"
+SUPERVISOR_LOG, SCRIPT = "supervisor.log", "script.sh"
 _PLACE = "place.json"
 # struct flock of Linux on 64-bit machines: type, whence, start, length, pid. Source: fcntl(2).
 _FLOCK = struct.Struct("@hhqqi0q")

@@ -374,9 +374,10 @@ class Supervisor:
         }
         while os.path.isdir(self.folder):
             try:
-                return write_json(self.path(EXIT), record, durable=True)
+                write_json(self.path(EXIT), record, durable=True)
+                return
             except FileNotFoundError:
-                return None
+                return
             except OSError:  # a full disk: the devices stay taken until the exit is on record
                 time.sleep(_TICK_S)
 

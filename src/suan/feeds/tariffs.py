@@ -60,7 +60,7 @@ class PriceTable(msgspec.Struct, frozen=True, kw_only=True):
 def china_tou(
     csv_path: Path, grid: str, *, flat_yuan_per_kwh: float, pue: float, gco2_per_kwh: float
 ) -> Tariff:
-    """The time-of-use tariff of a province's grid by month and hour of the day, UTC+8; its site is left empty.
+    """The time-of-use tariff of a province's grid by month and hour, UTC+8; its site is left empty.
 
     `csv_path` has the columns grid, month and h00 … h23, a band's name in each hour, and twelve rows a grid.
 

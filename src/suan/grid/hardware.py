@@ -1,14 +1,11 @@
 """Accelerators as data: one table an accelerator kind in accelerators.toml, read once.
 
-Knows what each chip can do at its peak and what each layer of software calls it. Does not know what work achieves
-on it: that is `estimate/`.
+Knows what each chip can do at its peak and what each layer of software calls it. Does not know what work
+achieves on it: that is `estimate/`.
 """
 
-import difflib
 import re
-import tomllib
 from functools import cache
-from importlib.resources import files
 
 import msgspec
 
@@ -57,6 +54,10 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
 @cache
 def accelerators() -> dict[str, Accelerator]:
     """Every accelerator kind by canonical name, in the table's order."""
+    # Here and not above: most commands never open the table, and these cost more than the rest of the module.
+    import tomllib
+    from importlib.resources import files
+
     table = tomllib.loads(files("suan.grid").joinpath("accelerators.toml").read_text("utf-8"))
     citations = table.pop("citations")
     kinds = {}
@@ -92,6 +93,8 @@ def accelerator(name: str) -> Accelerator:
     """
     canonical = _by_spelling().get(_fold(name))
     if canonical is None:
+        import difflib  # slow to import, and needed only here
+
         near = difflib.get_close_matches(_fold(name), _by_spelling(), n=3, cutoff=0.5)
         nearest = list(dict.fromkeys(_by_spelling()[spelling] for spelling in near))
         hint = (

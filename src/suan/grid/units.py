@@ -49,7 +49,7 @@ def size_bytes(text: str | int | float) -> int:
         raise Refused("bad_size", f"{text!r} is not a size", hint="write 500MB, 10GB or 4GiB")
     step = 1024 if match[3] else 1000
     power = " kmgtp".index(match[2].lower() or " ")
-    return round(float(match[1]) * int(step) ** power)
+    return round(float(match[1]) * float(step**power))
 
 
 def microyuan(yuan: float) -> int:

@@ -10,11 +10,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     default_duration_s: int = 3600  # for a job that says nothing: the prior until history exists
     carbon_microyuan_per_kg: int = 90_000  # China's national carbon market, 2024: 90 to 100 CNY a tonne
     late_microyuan_per_h: int = 10_000_000  # an hour past the deadline
-    waiting_ratio: dict[str, float] = {
-        "online": 4.0,
-        "standard": 1.0,
-        "valley": 0.05,
-    }  # of the tenant's price
+    # of the tenant's price of waiting, by priority
+    waiting_ratio: dict[str, float] = msgspec.field(default_factory=_WAITING_RATIO.copy)
     restore_s: int = 60  # to start again from a checkpoint
     shift_horizon_s: int = 86_400  # how far ahead a deferrable job looks for a cheaper hour
     ageing_s: int = 6 * 3600  # a job that has waited so long counts one priority class higher

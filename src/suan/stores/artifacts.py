@@ -1,14 +1,15 @@
 """Artifacts of one site, content-addressed, in a local folder or a bucket through one code path.
 
 Knows chunks, manifests and folders: `chunks/ab/abcd…` and `manifests/DIGEST.json`. Does not know names,
-versions or other sites. One process uses a store; its threads may use it together. Everything read is verified;
-what fails is removed, so that `has` says no and a fetch repairs it.
+versions or other sites. One process uses a store; its threads may use it together. Everything read is
+verified; what fails is removed, so that `has` says no and a fetch repairs it.
 """
 
 import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,7 +36,6 @@ from suan.stores.manifests import (
 
 _THREADS = 4
 _IN_FLIGHT = 8  # chunks in memory while a folder is put: 32 MiB
-_PUT_TRIES = 3  # a delete may take a shared chunk away just before the manifest is written
 
 
 def open_store(place: str | Path, **options: Any) -> "ArtifactStore":
@@ -65,6 +65,9 @@ class ArtifactStore:
         self._objects = objects
         # Held while an artifact becomes complete or goes: what one needs, the other must not take away.
         self._changing = threading.Lock()
+        self._pins: Counter[str] = (
+            Counter()
+        )  # chunks of folders that are being put: no manifest names them yet
 
     # ------------------------------------------------------------ folders
 
@@ -76,19 +79,16 @@ class ArtifactStore:
         Raises: Refused `bad_path` for links that leave the folder, special files or names that cannot travel;
         SiteTrouble `store_failed`.
         """
-        for _ in range(_PUT_TRIES):
-            manifest = self._put_files(Path(folder))
+        pinned: list[str] = []
+        try:
+            manifest = self._put_files(Path(folder), pinned)
             digest = hash_of(manifest_bytes(manifest))
-            try:
-                self.write_manifest(digest, manifest)
-            except SiteTrouble as trouble:
-                if trouble.code != "missing":
-                    raise
-            else:
-                return digest, manifest
-        raise SiteTrouble(
-            "store_failed", f"chunks of {folder} vanished while it was put", hint="put it again"
-        )
+            self.write_manifest(digest, manifest)
+        finally:
+            with self._changing:
+                self._pins.subtract(pinned)
+                self._pins = +self._pins
+        return digest, manifest
 
     def checkout(self, digest: str, folder: Path) -> None:
         """Makes `folder` hold exactly this content, all or nothing, files read-only. What was in it is gone.
@@ -219,13 +219,13 @@ class ArtifactStore:
 
     # ------------------------------------------------------------ inside
 
-    def _put_files(self, folder: Path) -> Manifest:
+    def _put_files(self, folder: Path, pinned: list[str]) -> Manifest:
         files = []
         room = threading.BoundedSemaphore(_IN_FLIGHT)
 
         def put(piece: bytes) -> Chunk:
             try:
-                return self._put_piece(piece)
+                return self._put_piece(piece, pinned)
             finally:
                 room.release()
 
@@ -244,8 +244,11 @@ class ArtifactStore:
             )
         )
 
-    def _put_piece(self, piece: bytes) -> Chunk:
+    def _put_piece(self, piece: bytes, pinned: list[str]) -> Chunk:
         chunk = Chunk(hash_of(piece), len(piece))
+        with self._changing:
+            self._pins[chunk.hash] += 1
+            pinned.append(chunk.hash)
         if self._size(chunk.hash) != chunk.bytes:
             self._write(_chunk_key(chunk.hash), piece)
         return chunk
@@ -274,7 +277,7 @@ class ArtifactStore:
 
     def _remove_loose(self, sizes: dict[str, int]) -> int:
         """Bytes freed by removing those of the chunks that no manifest needs."""
-        loose = dict(sizes)
+        loose = {chunk: size for chunk, size in sizes.items() if not self._pins[chunk]}
         for _, manifest in self._manifests():
             for chunk in chunk_sizes(manifest):
                 loose.pop(chunk, None)

@@ -1,7 +1,7 @@
 """YAML text as a tree whose every value knows its line and column. Bounded in depth, count and expanded size.
 
-Knows YAML. Does not know what any key means. The parser is ruamel.yaml's; this module only puts its events together,
-because the bounds must hold while a hostile file is being read, not after.
+Knows YAML. Does not know what any key means. The parser is ruamel.yaml's; this module only puts its events
+together, because the bounds must hold while a hostile file is being read, not after.
 """
 
 import re
@@ -22,7 +22,9 @@ MAX_EXPANDED_CHARACTERS = 4 << 20
 
 _BOOL = {"true": True, "false": False}
 _INT = re.compile(r"[-+]?[0-9]{1,18}|0o[0-7]{1,18}|0x[0-9a-fA-F]{1,15}")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
 
 
@@ -66,11 +68,13 @@ class _Open:
 def documents(text: str) -> tuple[Spot, ...]:
     """Every document of the text.
 
-    Raises: Refused `too_big` (more than 1 MiB, 10,000 marks, 50 levels, or aliases that expand to more than 20,000
-    values), `bad_yaml` (not YAML, tabs, unknown tags), `duplicate_key`, `bad_key` (a key that is not text).
+    Raises: Refused `too_big` (more than 1 MiB, 10,000 parts, 50 levels, or aliases that expand to more than 20,000
+    values), `bad_yaml` (not YAML, tabs, unknown tags), `duplicate_key`, `bad_key` (a key that is no text).
     """
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise Refused("too_big", "the task file is larger than 1 MiB", hint="put data in an artifact: suan data put")
+        raise Refused(
+            "too_big", "the task file is larger than 1 MiB", hint="put data in an artifact: suan data put"
+        )
     found: list[Spot] = []
     open_nodes: list[_Open] = []
     anchors: dict[str, Spot] = {}
@@ -84,7 +88,9 @@ def documents(text: str) -> tuple[Spot, ...]:
             _check_tag(event)
             open_nodes.append(_Open(event))
             if len(open_nodes) > MAX_DEPTH:
-                _refuse("too_big", f"values are nested deeper than {MAX_DEPTH}", event.start_mark, "flatten it")
+                _refuse(
+                    "too_big", f"values are nested deeper than {MAX_DEPTH}", event.start_mark, "flatten it"
+                )
         elif isinstance(event, events.SequenceEndEvent | events.MappingEndEvent):
             closed = open_nodes.pop()
             node = _close(closed)
@@ -131,11 +137,17 @@ def _events(text: str) -> Iterator[Any]:
         _refuse("bad_yaml", f"not YAML: {problem}", mark, "check indentation, quotes and brackets")
     except (ValueError, IndexError, AssertionError, AttributeError, TypeError, OverflowError) as error:
         # The parser meets some malformed escapes and directives with Python's own errors.
-        raise Refused("bad_yaml", "not YAML: it cannot be read", hint="check escapes and % directives") from error
+        raise Refused(
+            "bad_yaml", "not YAML: it cannot be read", hint="check escapes and % directives"
+        ) from error
 
 
 def _refuse(code: str, what: str, mark: Any, hint: str) -> NoReturn:
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None and hasattr(mark, "line") else ""
+    where = (
+        f"line {mark.line + 1}, column {mark.column + 1}: "
+        if mark is not None and hasattr(mark, "line")
+        else ""
+    )
     fields = {"line": mark.line + 1, "column": mark.column + 1} if where else {}
     raise Refused(code, where + what, hint=hint, **fields)
 
@@ -143,7 +155,12 @@ def _refuse(code: str, what: str, mark: Any, hint: str) -> NoReturn:
 def _check_tag(event: Any) -> None:
     tag = str(event.ctag) if event.ctag is not None else ""
     if tag and tag != "!" and tag not in _PLAIN_TAGS:
-        _refuse("bad_yaml", f"the tag {tag} is not used in task files", event.start_mark, "write the value without it")
+        _refuse(
+            "bad_yaml",
+            f"the tag {tag} is not used in task files",
+            event.start_mark,
+            "write the value without it",
+        )
 
 
 def _scalar(event: Any) -> Scalar:
@@ -171,8 +188,13 @@ def _typed(text: str) -> str | int | float | bool | None:
     if _INT.fullmatch(text):
         return int(text, 0 if text[:2] in ("0x", "0o") else 10)
     if len(text) < 100 and _FLOAT.fullmatch(text):
-        return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").replace(".n", "n")
-                     .replace(".N", "n"))
+        return float(
+            text.replace(".inf", "inf")
+            .replace(".Inf", "inf")
+            .replace(".INF", "inf")
+            .replace(".n", "n")
+            .replace(".N", "n")
+        )
     return text
 
 
@@ -187,7 +209,12 @@ def _add(node: Spot, open_nodes: list[_Open], found: list[Spot], event: Any) -> 
     parent.nodes += node.nodes
     parent.characters += node.characters
     if parent.nodes > MAX_EXPANDED_NODES or parent.characters > MAX_EXPANDED_CHARACTERS:
-        _refuse("too_big", "aliases expand to more than a task file may hold", event.start_mark, "write it out once")
+        _refuse(
+            "too_big",
+            "aliases expand to more than a task file may hold",
+            event.start_mark,
+            "write it out once",
+        )
 
 
 def _check_key(node: Spot, parent: _Open, event: Any) -> None:
@@ -214,7 +241,9 @@ def _close(closed: _Open) -> Spot:
             continue
         if key.text in items:
             why = f"{key.text!r} is given twice, first in line {key_spots[key.text].line}"
-            raise Refused("duplicate_key", f"{place(key)}: {why}", hint="keep one", line=key.line, column=key.column)
+            raise Refused(
+                "duplicate_key", f"{place(key)}: {why}", hint="keep one", line=key.line, column=key.column
+            )
         items[key.text], key_spots[key.text] = value, key
     for mapping in merged:  # the first one wins, and keys written here win over all
         for name, value in mapping.items.items():
@@ -227,5 +256,7 @@ def _merged(value: Spot) -> list[Mapping]:
     parts = value.items if isinstance(value, Sequence) else (value,)
     for part in parts:
         if not isinstance(part, Mapping):
-            raise Refused("bad_yaml", f"{place(value)}: << merges mappings only", hint="write <<: *NAME of a mapping")
+            raise Refused(
+                "bad_yaml", f"{place(value)}: << merges mappings only", hint="write <<: *NAME of a mapping"
+            )
     return [part for part in parts if isinstance(part, Mapping)]

@@ -1,4 +1,4 @@
-"""Reading one mapping key by key: types, ranges, unknown keys with the nearest known one, and where each stands.
+"""Reading one mapping key by key: types, ranges, unknown keys with the nearest known one, and places.
 
 Knows how to complain. Does not know any key's meaning.
 """
@@ -14,7 +14,7 @@ from suan.doors.taskfile import document
 from suan.doors.taskfile.document import Mapping, Scalar, Spot, place
 from suan.grid.error import Refused
 
-_VARIABLE = re.compile(r"\$\{?\b([a-zA-Z_][a-zA-Z0-9_]*)\b\}?")
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 _MAX_SUBSTITUTED_CHARACTERS = 1 << 16
 
 
@@ -25,12 +25,18 @@ class Keys:
         self.path = path
         self.notes = notes
         if not isinstance(spot, Mapping):
-            refuse(spot, path, "bad_type", f"must be keys and values, not {kind(spot)}", "write KEY: VALUE below it")
+            refuse(
+                spot,
+                path,
+                "bad_type",
+                f"must be keys and values, not {kind(spot)}",
+                "write KEY: VALUE below it",
+            )
         self.spot: Mapping = spot
         self._known: list[str] = []
 
     def __contains__(self, name: str) -> bool:
-        """Whether the key is there with a value; `key:` with nothing behind it counts as left out, as in SkyPilot."""
+        """Whether the key has a value; `key:` with nothing behind it counts as left out, as in SkyPilot."""
         value = self.spot.items.get(name)
         return value is not None and not (isinstance(value, Scalar) and value.value is None)
 
@@ -58,7 +64,7 @@ class Keys:
         return None if value is None else Keys(value, self.at(name), self.notes)
 
     def parsed(self, name: str, parse: Callable[[str], Any]) -> Any:
-        """What `parse` makes of the value's text, None where it is left out; its refusal gains path and line."""
+        """What `parse` makes of the text, None where it is left out; its refusal gains path and line."""
         value = self.take(name)
         if value is None:
             return None
@@ -85,13 +91,19 @@ class Keys:
         for name, key in self.spot.key_spots.items():
             if name not in self._known:
                 near = difflib.get_close_matches(name[:100], self._known, n=1, cutoff=0.6)
-                hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(self._known))}"
+                hint = (
+                    f"did you mean {near[0]}?"
+                    if near
+                    else f"known here: {', '.join(sorted({known for known in self._known if known[0] != '_'}))}"
+                )
                 refuse(key, self.at(name[:100]), "bad_key", "is not a key that task files have", hint)
 
 
 def refuse(spot: Spot, path: str, code: str, what: str, hint: str) -> NoReturn:
     """Raises: Refused, its message beginning with the path and the place."""
-    raise Refused(code, f"{path} ({place(spot)}): {what}", hint=hint, path=path, line=spot.line, column=spot.column)
+    raise Refused(
+        code, f"{path} ({place(spot)}): {what}", hint=hint, path=path, line=spot.line, column=spot.column
+    )
 
 
 @contextmanager
@@ -136,7 +148,13 @@ def as_whole(spot: Spot, path: str, *, least: int = 0) -> int:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        refuse(spot, path, "bad_type", f"must be a whole number, not {kind(spot)}", f"write a number from {least} up")
+        refuse(
+            spot,
+            path,
+            "bad_type",
+            f"must be a whole number, not {kind(spot)}",
+            f"write a number from {least} up",
+        )
     if value < least:
         refuse(spot, path, "bad_value", f"{value} is too small", f"write a number from {least} up")
     if value > 1_000_000:
@@ -160,12 +178,14 @@ def positive(text: str) -> float:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and 0 < number <= 1e9):
-        raise Refused("bad_value", f"{text[:60]!r} is not a number above 0", hint="write a number such as 4 or 0.5")
+        raise Refused(
+            "bad_value", f"{text[:60]!r} is not a number above 0", hint="write a number such as 4 or 0.5"
+        )
     return number
 
 
 def substituted(text: str, values: dict[str, str]) -> str:
-    """`$NAME` and `${NAME}` replaced where the name is known, and left alone where it is not, as SkyPilot does.
+    """`$NAME` and `${NAME}` replaced where the name is known, else left alone, as SkyPilot does.
 
     Raises: Refused `too_big` when the result is longer than 64 KiB.
     """
@@ -173,7 +193,7 @@ def substituted(text: str, values: dict[str, str]) -> str:
 
     def value(match: re.Match[str]) -> str:
         nonlocal spent
-        replacement = values.get(match[1], match[0])
+        replacement = values.get(match[1] or match[2], match[0])
         spent += len(replacement)
         if spent > _MAX_SUBSTITUTED_CHARACTERS:
             raise Refused("too_big", "the variables in it make it longer than 64 KiB", hint="shorten them")

@@ -1,0 +1,82 @@
+# The front door. Needs Python 3.11 or newer, make, git and a package index; everything goes into .venv.
+#
+#   make quickstart               a model's life on two sites of this machine, from raw text to a chat and a bill
+#   make test                     the whole test suite
+#   make PYTHON=python3.12 …      with another Python          make TORCH_INDEX=URL …   torch from that wheel index
+#   make quickstart ARGS=--fresh  options of the driver        make test ARGS='-k cli'  options of pytest
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+LOG := $(VENV)/setup.log
+
+.PHONY: help setup quickstart test check bench docs clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## .venv with everything; the second time takes a second
+
+quickstart: $(STAMP) ## two sites, one model's life, a poem and a bill (about 5 minutes)
+	@$(BIN)/python -m suan.doors.cli.quickstart $(ARGS)
+
+test: $(STAMP) ## the whole test suite (about 15 minutes on 2 cores)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: $(STAMP) ## style and types
+	@$(BIN)/ruff check src tests bench examples docs
+	@$(BIN)/ruff format --check --line-length 110 src tests bench examples docs
+	@$(BIN)/mypy
+
+bench: $(STAMP) ## every bench/*.py, one after another
+	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+
+docs: $(STAMP) ## the reference pages that are made from the code
+	@for maker in docs/reference/make_*.py; do \
+	  page="docs/reference/$$(basename "$$maker" .py | sed s/^make_//).md"; \
+	  $(BIN)/python "$$maker" > "$$page.tmp" && mv "$$page.tmp" "$$page" && echo "made $$page"; done
+
+clean: ## removes .venv, caches and the state folder; stop a running grid first
+	rm -rf $(VENV) state build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A venv that moved or whose Python went away is made anew: its interpreter no longer runs.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "error: there is no $(PYTHON) here"; echo "hint: make PYTHON=/path/to/python3.12 setup"; exit 2; } >&2
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$("$(PYTHON)" -V 2>&1); Suan needs Python 3.11 or newer"; \
+	  echo "hint: make PYTHON=python3.12 setup"; exit 2; } >&2
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make virtual environments"; \
+	  echo "hint: on Debian and Ubuntu install python3-venv"; exit 2; } >&2
+	@if ! $(BIN)/python -c pass 2>/dev/null; then rm -rf $(VENV); "$(PYTHON)" -m venv $(VENV); fi
+	@torch=$$(sed -n 's/^torch==//p' constraints.txt); \
+	if $(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))'; then \
+	  echo "setup: bringing .venv up to date"; \
+	elif [[ -n "$(TORCH_INDEX)" ]] || $(BIN)/pip index versions torch 2>/dev/null | grep -q "$$torch+cpu" \
+	     || [[ "$$(uname -s)" != Linux ]]; then \
+	  echo "setup: about 0.4 GB to download, 1.2 GB on disk: torch $$torch is a CPU build"; \
+	else \
+	  echo "setup: about 3 GB to download, 7 GB on disk: this platform's torch $$torch brings NVIDIA's CUDA libraries"; \
+	  command -v nvidia-smi >/dev/null || \
+	    echo "setup: there is no NVIDIA GPU here; Ctrl-C now and give PyTorch's CPU wheel index to spare most of it:" \
+	         "make setup TORCH_INDEX=URL (pytorch.org, Get Started, has the address)"; \
+	  sleep 5; \
+	fi
+	@echo "setup: installing, two minutes on a fast network; the whole story is in $(LOG)"
+	@$(BIN)/python -m pip install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") \
+	    -e '.[dev,train,serve,data]' 2>&1 | tee $(LOG) | awk '\
+	  /^Collecting / {n++; if (n % 10 == 0) print "setup: " n " packages looked at"; fflush()} \
+	  /Downloading .*\(([0-9.]+ GB|[0-9][0-9][0-9.]* MB)\)/ {sub(/^ */, ""); print "setup: " $$0; fflush()} \
+	  /^Installing collected/ {print "setup: unpacking"; fflush()}' \
+	  || { grep -i '^error' $(LOG) || tail -n 20 $(LOG); echo "hint: mend what $(LOG) names, then: make setup"; exit 1; } >&2
+	@touch $(STAMP)
+	@echo "setup: done"
