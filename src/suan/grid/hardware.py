@@ -86,13 +86,19 @@ def _fold(name: str) -> str:
     return name.lower().replace("_", "-").replace(" ", "-")
 
 
+@cache
+def _called(name: str) -> Accelerator | None:
+    canonical = _by_spelling().get(_fold(name))
+    return None if canonical is None else accelerators()[canonical]
+
+
 def accelerator(name: str) -> Accelerator:
     """The accelerator called `name`; case, `_` and SkyPilot's spellings do not matter.
 
     Raises: Refused `unknown_accelerator` with the nearest known names.
     """
-    canonical = _by_spelling().get(_fold(name))
-    if canonical is None:
+    known = _called(name)
+    if known is None:
         import difflib  # slow to import, and needed only here
 
         near = difflib.get_close_matches(_fold(name), _by_spelling(), n=3, cutoff=0.5)
@@ -103,7 +109,7 @@ def accelerator(name: str) -> Accelerator:
             else "list them with: suan sites --accelerators"
         )
         raise Refused("unknown_accelerator", f"no accelerator is called {name!r}", hint=hint, nearest=nearest)
-    return accelerators()[canonical]
+    return known
 
 
 def tpu_slice(name: str) -> tuple[str, int] | None:

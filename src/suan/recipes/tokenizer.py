@@ -83,8 +83,10 @@ def _pieces(folder: Path, han_run: int) -> Iterator[str]:
     """
     cut = re.compile(f"[㐀-鿿\U00020000-\U0003ffff]{{1,{han_run}}}")
     for document in read_documents(folder, "train-*.jsonl"):
-        texts = [document["text"], *(message["content"] for message in document.get("messages") or ())]
-        for text in texts[:2]:  # the heading and the request; the answer is the text again
+        messages = document.get("messages") or ()
+        yield from (message["role"] for message in messages)  # every chat spells them: worth a token each
+        # The answer is the text again: counting it twice would only take longer.
+        for text in (document["text"], *(message["content"] for message in messages[:1])):
             position = 0
             for run in _HAN_RUN.finditer(text):
                 if run.start() > position:

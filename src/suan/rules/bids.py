@@ -10,7 +10,7 @@ from suan.grid.hardware import accelerator
 from suan.grid.job import Bid, Considered, Job, Priority, Reason
 from suan.grid.units import yuan_text
 from suan.rules.cycle import Cycle
-from suan.rules.fit import fit, quota_reason
+from suan.rules.fit import quota_reason
 from suan.rules.move import Move, moves_to
 from suan.rules.quote import Setting, duration_s, price_changes, quote
 from suan.rules.supply import Supply
@@ -23,13 +23,10 @@ def bids_for(
 ) -> tuple[list[tuple[Bid, tuple[Move, ...]]], dict[str, Reason]]:
     """Every way to run the job, cheapest first, with what must be moved for it; and the pools that cannot."""
     found: list[tuple[Bid, tuple[Move, ...]]] = []
-    unfit: dict[str, Reason] = {}
+    able, never = cycle.fitting(job)
+    unfit = dict(never)
     moves_by_site: dict[str, tuple[Move, ...] | Reason] = {}
-    for supply in cycle.supplies:
-        index = fit(job.task, supply.site, supply.pool)
-        if isinstance(index, Reason):
-            unfit[supply.name] = index
-            continue
+    for supply, index in able:
         site = supply.site.name
         if site not in moves_by_site:
             moves_by_site[site] = moves_to(cycle.state, artifacts, site, cycle.now_s)

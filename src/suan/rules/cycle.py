@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from suan.grid.action import Action
-from suan.grid.job import Demand, Reason
+from suan.grid.job import Demand, Job, Reason
 from suan.grid.state import State
+from suan.rules.fit import fit
 from suan.rules.policy import Policy
 from suan.rules.supply import Supply
 
@@ -20,12 +21,28 @@ class Cycle:
     actions: list[Action] = field(default_factory=list)
     reasons: dict[str, Reason] = field(default_factory=dict)
     demand_reasons: dict[Demand, Reason] = field(default_factory=dict)
-    taken: dict[tuple[str, str], int] = field(
-        default_factory=dict
-    )  # (tenant, kind) -> devices placed in this plan
+    taken: dict[tuple[str, str], int] = field(default_factory=dict)  # (tenant, kind) -> devices of this plan
     shares: dict[str, float] = field(default_factory=dict)
+    fits: dict[Demand, tuple[list[tuple[Supply, int]], dict[str, Reason]]] = field(default_factory=dict)
     wake_at_s: int | None = None
 
     def wake(self, at_s: int) -> None:
         if at_s > self.now_s:
             self.wake_at_s = at_s if self.wake_at_s is None else min(self.wake_at_s, at_s)
+
+    def fitting(self, job: Job) -> tuple[list[tuple[Supply, int]], dict[str, Reason]]:
+        """Pools that can run the job, with the resource alternative they serve; and why the others cannot."""
+        wanted = self.state.waiting.get(job.id, ())
+        known = self.fits.get(wanted)
+        if known is None:
+            able, unfit = [], {}
+            for supply in self.supplies:
+                found = fit(job.task, supply.site, supply.pool)
+                if isinstance(found, Reason):
+                    unfit[supply.name] = found
+                else:
+                    able.append((supply, found))
+            known = (able, unfit)
+            if wanted:
+                self.fits[wanted] = known
+        return known

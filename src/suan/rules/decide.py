@@ -15,7 +15,6 @@ from suan.grid.state import State
 from suan.grid.units import duration_text, yuan_text
 from suan.rules.bids import bids_for, weighed
 from suan.rules.cycle import Cycle
-from suan.rules.fit import fit
 from suan.rules.move import RETRY_LIMIT_S, RETRY_S, Move, bound_artifacts, transfer_id
 from suan.rules.order import Turn, shares, turn
 from suan.rules.policy import Policy
@@ -170,16 +169,27 @@ def _try(cycle: Cycle, job: Job) -> Reason | None:
 
 
 def _nothing_free(cycle: Cycle, job: Job) -> Reason | None:
-    """A quick no for a job that cannot start anywhere now and would not be the first to hold a reservation."""
-    need = min(resources.devices for resources in job.task.resources) * job.task.num_nodes
-    candidates = [s for s in cycle.supplies if isinstance(fit(job.task, s.site, s.pool), int)]
-    if not candidates or any(s.free >= need or s.reserved_at_s is None for s in candidates):
+    """A quick no for a job that can start nowhere now, and that need not hold a reservation of its own."""
+    able, _ = cycle.fitting(job)
+    needs = [
+        (
+            supply,
+            job.task.resources[index].devices * job.task.num_nodes,
+            duration_s(job.task, supply.pool, cycle.policy),
+        )
+        for supply, index in able
+    ]
+    if any(supply.can_start(need, cycle.now_s, run_s) for supply, need, run_s in needs):
         return None
-    most = max(candidates, key=lambda s: (s.free, s.name))
-    run_s = duration_s(job.task, most.pool, cycle.policy)
-    start_s = min(s.forecast_s(need, cycle.now_s, run_s) for s in candidates)
-    most.wait(need, start_s, run_s)
-    return devices_reason(need, most, start_s, cycle.now_s)
+    if not any(supply.reserved_at_s is not None for supply, _, _ in needs):
+        return None  # the first to wait for these pools: it gets a reservation where that is cheapest
+    starts = [
+        (supply.forecast_s(need, cycle.now_s, run_s), n) for n, (supply, need, run_s) in enumerate(needs)
+    ]
+    start_s, best = min(starts)
+    supply, need, run_s = needs[best]
+    supply.wait(need, start_s, run_s)
+    return devices_reason(need, supply, start_s, cycle.now_s)
 
 
 def _start_moves(cycle: Cycle, job: Job, moves: tuple[Move, ...], record: Considered) -> bool:

@@ -4,6 +4,7 @@ lateness, and the work that a preemption is expected to lose.
 Knows prices. Does not know what is free (`decide`) or whether the pool can run the job at all (`fit`).
 """
 
+from bisect import bisect_right
 from itertools import accumulate
 
 import msgspec
@@ -34,10 +35,16 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 class _Sums:
     """Running sums of one tariff's hourly rates, so that any span costs two look-ups. Kept for the newest tariffs."""
 
-    __slots__ = ("carbon", "first_hour", "money", "tariff")
+    __slots__ = ("carbon", "changes", "first_hour", "money", "tariff")
 
     def __init__(self, tariff: Tariff, first_hour: int) -> None:
-        rates = [hour_rate(tariff, first_hour + offset) for offset in range(_WINDOW_H)]
+        rates = [hour_rate(tariff, first_hour + offset) for offset in range(-1, _WINDOW_H)]
+        self.changes = [
+            (first_hour + offset) * HOUR_S
+            for offset in range(_WINDOW_H)
+            if rates[offset] != rates[offset + 1]
+        ]
+        rates = rates[1:]
         self.tariff = tariff
         self.first_hour = first_hour
         self.money = [0, *accumulate(rate for rate, _ in rates)]
@@ -141,10 +148,13 @@ def quote(task: Task, setting: Setting, devices: int, start_s: int, policy: Poli
     )
 
 
-def price_changes(tariff: Tariff | None, from_s: int, until_s: int) -> tuple[int, ...]:
+def price_changes(tariff: Tariff | None, from_s: int, until_s: int) -> list[int]:
     """Moments in (from_s, until_s] at which the price of electricity changes: the only starts worth comparing."""
-    if tariff is None:
-        return ()
-    first = from_s // HOUR_S
-    hours = range(first + 1, until_s // HOUR_S + 1)
-    return tuple(h * HOUR_S for h in hours if hour_rate(tariff, h) != hour_rate(tariff, h - 1))
+    if tariff is None or until_s <= from_s:
+        return []
+    window_s = _WINDOW_H * HOUR_S
+    changes: list[int] = []
+    for window in range(from_s // window_s, until_s // window_s + 1):
+        known = _window(tariff, window).changes
+        changes.extend(known[bisect_right(known, from_s) : bisect_right(known, until_s)])
+    return changes

@@ -110,7 +110,7 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     lines: tuple[BillLine, ...]
     total_microyuan: int
-    device_s: int
+    device_s: float
     energy_kwh: float  # IT energy; PUE is in the lines
     energy_measured_ratio: float  # of that energy, the part a meter saw
     moved_bytes: int

@@ -1,7 +1,7 @@
 """Task files: YAML with SkyPilot's keys and ours, read into Tasks. Pure: no file, no network, no clock.
 
-Knows how a task is spelt. Does not know whether it may run (`rules/admit.py`) or how folders are uploaded (CLI).
-Modules: `document` (YAML with places), `keys` (typed reading), `task` (one document), then one a block of keys.
+Knows how a task is spelt. Does not know whether it may run (`rules/admit.py`) or how folders are uploaded.
+Modules: `document` (YAML with places), `keys` (typed reading), `task` (one document), one a block.
 """
 
 import posixpath
@@ -27,7 +27,7 @@ _HEADER_KEYS = {"name", "execution", "primary_tasks", "termination_delay"}
 class TaskFile(msgspec.Struct, frozen=True, kw_only=True):
     """The tasks of one file and, task by task, what must be uploaded before they are submitted.
 
-    Task.workdir is "" and Task.file_mounts holds artifacts only; the caller adds the digests of what `local` names.
+    Task.workdir is "" and Task.file_mounts holds artifacts only; the caller adds digests of `local`.
     """
 
     name: str  # of the pipeline, "" where the file does not name one
@@ -40,11 +40,11 @@ def read_tasks(
 ) -> TaskFile:
     """The tasks written in `text`: one, or a pipeline of documents parted by `---`.
 
-    `source` is the file's name: it names tasks that have no name. `envs` are set over `envs:` and `secrets:` of
-    every task. `now_s` is needed for deadlines that are dates.
+    `source` is the file's name: it names tasks that have no name. `envs` are set over `envs:` and `secrets:`
+    of every task. `now_s` is needed for deadlines that are dates.
     Raises: Refused, with `path`, `line` and `column` where one key is at fault: `bad_yaml`, `too_big`,
     `duplicate_key`, `empty_task_file`, `bad_key`, `bad_type`, `bad_value`, `conflicting_keys`, `missing_env`,
-    `unknown_accelerator`, `bad_artifact_name`, `bad_duration`, `bad_deadline`, `bad_money`, and what a recipe refuses.
+    `unknown_accelerator`, `bad_artifact_name`, `bad_duration`, `bad_deadline`, `bad_money`, a recipe's.
     """
     found = [spot for spot in documents(text) if not (isinstance(spot, Scalar) and spot.value is None)]
     if not found:

@@ -21,6 +21,7 @@ MAX_EXPANDED_NODES = 20_000  # with every alias written out
 MAX_EXPANDED_CHARACTERS = 4 << 20
 
 _BOOL = {"true": True, "false": False}
+_UNWRITABLE = re.compile("[\x00\ud800-\udfff]")  # escapes can make what no file or JSON can hold
 _INT = re.compile(r"[-+]?[0-9]{1,18}|0o[0-7]{1,18}|0x[0-9a-fA-F]{1,15}")
 _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
@@ -68,8 +69,8 @@ class _Open:
 def documents(text: str) -> tuple[Spot, ...]:
     """Every document of the text.
 
-    Raises: Refused `too_big` (more than 1 MiB, 10,000 parts, 50 levels, or aliases that expand to more than 20,000
-    values), `bad_yaml` (not YAML, tabs, unknown tags), `duplicate_key`, `bad_key` (a key that is no text).
+    Raises: Refused `too_big` (more than 1 MiB, 10,000 parts, 50 levels, or aliases that expand to more than
+    20,000 values), `bad_yaml` (not YAML, tabs, unknown tags), `duplicate_key`, `bad_key` (a key not text).
     """
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise Refused(
@@ -166,6 +167,8 @@ def _check_tag(event: Any) -> None:
 def _scalar(event: Any) -> Scalar:
     _check_tag(event)
     text: str = event.value
+    if _UNWRITABLE.search(text):
+        _refuse("bad_yaml", "the text holds a NUL or half a character", event.start_mark, "leave it out")
     tag = str(event.ctag) if event.ctag is not None else ""
     typed = event.implicit[0] or (tag and tag != "!" and not tag.endswith(":str"))
     mark = event.start_mark

@@ -91,19 +91,15 @@ class Keys:
         for name, key in self.spot.key_spots.items():
             if name not in self._known:
                 near = difflib.get_close_matches(name[:100], self._known, n=1, cutoff=0.6)
-                hint = (
-                    f"did you mean {near[0]}?"
-                    if near
-                    else f"known here: {', '.join(sorted({known for known in self._known if known[0] != '_'}))}"
-                )
+                known = sorted({other for other in self._known if not other.startswith("_")})
+                hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
                 refuse(key, self.at(name[:100]), "bad_key", "is not a key that task files have", hint)
 
 
 def refuse(spot: Spot, path: str, code: str, what: str, hint: str) -> NoReturn:
     """Raises: Refused, its message beginning with the path and the place."""
-    raise Refused(
-        code, f"{path} ({place(spot)}): {what}", hint=hint, path=path, line=spot.line, column=spot.column
-    )
+    where: dict[str, Any] = {"path": path, "line": spot.line, "column": spot.column}
+    raise Refused(code, f"{path or 'the document'} ({place(spot)}): {what}", hint=hint, **where)
 
 
 @contextmanager
@@ -112,11 +108,13 @@ def at(spot: Spot, path: str) -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        if "path" in error.fields:
+        if "line" in error.fields:
             raise
-        where = {"path": path, "line": spot.line, "column": spot.column}
-        what = f"{path} ({place(spot)}): {error.what}"
-        raise Refused(error.code, what, hint=error.hint, **{**error.fields, **where}) from error
+        where: dict[str, Any] = {"path": path, **error.fields, "line": spot.line, "column": spot.column}
+        what = error.what.removeprefix(f"{where['path']}: ")
+        raise Refused(
+            error.code, f"{where['path']} ({place(spot)}): {what}", hint=error.hint, **where
+        ) from error
 
 
 def kind(spot: Spot) -> str:
@@ -134,12 +132,15 @@ def kind(spot: Spot) -> str:
     return "text"
 
 
+def shown(spot: Spot) -> str:
+    """A scalar as written, cut; anything else by its kind. Not for secrets."""
+    return repr(spot.text[:40]) if isinstance(spot, Scalar) and spot.text else kind(spot)
+
+
 def as_text(spot: Spot, path: str) -> str:
     """The value's text; numbers count as they are written."""
     if not isinstance(spot, Scalar) or spot.value is None:
         refuse(spot, path, "bad_type", f"must be text, not {kind(spot)}", "write it on one line, or after |")
-    if "\x00" in spot.text:
-        refuse(spot, path, "bad_value", "holds a NUL character", "leave it out")
     return spot.text
 
 
@@ -152,7 +153,7 @@ def as_whole(spot: Spot, path: str, *, least: int = 0) -> int:
             spot,
             path,
             "bad_type",
-            f"must be a whole number, not {kind(spot)}",
+            f"must be a whole number, not {shown(spot)}",
             f"write a number from {least} up",
         )
     if value < least:
@@ -168,7 +169,7 @@ def as_flag(spot: Spot, path: str) -> bool:
             return spot.value
         if spot.text.lower() in ("yes", "on", "no", "off"):  # YAML 1.1, which SkyPilot reads
             return spot.text.lower() in ("yes", "on")
-    refuse(spot, path, "bad_type", f"must be true or false, not {kind(spot)}", "write true or false")
+    refuse(spot, path, "bad_type", f"must be true or false, not {shown(spot)}", "write true or false")
 
 
 def positive(text: str) -> float:

@@ -102,18 +102,18 @@ def _storage(target: str, inner: Keys, variables: dict[str, str], local: dict[st
         inner.notes.append(_bucket_note(inner.path, f"bucket {substituted(names['name'], variables)[:200]}"))
     elif kept and names["mode"].upper() != "COPY":
         inner.notes.append(
-            f"{inner.path}: the run gets a copy; what it writes there is not kept, so write to outputs: instead"
+            f"{inner.path}: the run gets a copy; what it writes there is not kept: use outputs:"
         )
 
 
 def _bucket_note(path: str, source: str) -> str:
     return (
-        f"{path}: {source[:200]} is set aside: the grid mounts no buckets, so this path is missing at the run; "
+        f"{path}: {source[:200]} is set aside: the grid mounts no buckets, so the run lacks this path; "
         "bring data in with suan data put and name it under inputs:, and write results to outputs:"
     )
 
 
 def _checked(spot: Spot, path: str, text: str) -> str:
-    if not text.strip() or "\x00" in text or "\n" in text or len(text) > _MAX_PATH_CHARACTERS:
+    if not text.strip() or "\n" in text or len(text) > _MAX_PATH_CHARACTERS:
         refuse(spot, path, "bad_value", "is not a path", "write a path on one line, at most 4096 characters")
     return text

@@ -1,7 +1,7 @@
 """Order between a SkyPilot pipeline's documents: each task starts when the one before has succeeded.
 
-The grid orders jobs by data alone. A pipeline that names no data of ours gets an empty artifact from each task to
-the next, so its order holds without a second mechanism.
+The grid orders jobs by data alone. A pipeline that names no data of ours gets an empty artifact from
+each task to the next, so its order holds without a second mechanism.
 """
 
 import re

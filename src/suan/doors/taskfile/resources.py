@@ -21,7 +21,7 @@ _SET_ASIDE = {
     "region": _PICKS_SITE,
     "zone": _PICKS_SITE,
     "infra": _PICKS_SITE,
-    "instance_type": "the grid picks the pool by accelerators, cpus and memory",
+    "instance_type": "clouds' machine types are unknown here; name accelerators:, cpus: and memory:",
     "image_id": "the run sees its site's own system; install what is missing in setup:",
     "disk_tier": "sites do not tell disks apart",
     "network_tier": "a run on several nodes stays inside one pool and uses its network",
@@ -139,6 +139,7 @@ def _check_count(spot: Spot, alternatives: "list[Resources] | tuple[Resources, .
 
 def _accelerators(spot: Spot, path: str, notes: list[str]) -> tuple[list[tuple[str, int]], bool]:
     """(canonical name, devices a node) of each choice, and whether their order counts: it does in a list."""
+    asked: list[tuple[Spot, str, Spot | None]]
     match spot:
         case Mapping() if spot.items:
             asked = [(spot.key_spots[name], name, value) for name, value in spot.items.items()]
@@ -253,5 +254,7 @@ def _recovery(keys: Keys) -> int | None:
     inner.set_aside("strategy", "the grid places a job again wherever that is best")
     inner.set_aside("recover_on_exit_codes", "max_restarts counts every failure alike")
     value = inner.take("max_restarts_on_errors")
-    inner.close()
+    for name in inner.spot.items:
+        if name not in ("strategy", "recover_on_exit_codes", "max_restarts_on_errors"):
+            inner.set_aside(name, "it belongs to a recovery plugin of SkyPilot's")
     return None if value is None else as_whole(value, inner.at("max_restarts_on_errors"))

@@ -12,19 +12,24 @@ _POLICY_SET_ASIDE = {
     "spot_placer": "the grid places replicas by cost",
     "upscale_delay_seconds": "the grid scales by time to the first token",
     "downscale_delay_seconds": "the grid scales by time to the first token",
+    "qps_upper_threshold": "the grid scales by time to the first token",
+    "qps_lower_threshold": "the grid scales by time to the first token",
+    "auto_restart": "a replica that ends is placed again",
 }
 _SERVICE_SET_ASIDE = {
     "readiness_probe": "a replica counts as ready when its port answers",
     "load_balancer": "the grid's socket spreads requests itself",
     "load_balancing_policy": "the grid's socket spreads requests itself",
     "tls": "the grid's socket ends TLS",
+    "controller_resources": "the grid itself is the controller",
+    "controller": "the grid itself is the controller",
 }
 
 
 def read_replicas(keys: Keys) -> tuple[Replicas | None, int | None]:
     """(replicas or None, the port that `service:` names or None).
 
-    Raises: Refused `conflicting_keys` where `replicas:` and `service:` both stand, `bad_value` for min above max.
+    Raises: Refused `conflicting_keys` where two of the keys stand, `bad_value` for min above max.
     """
     given = first_of(keys, ("replicas", "service", "pool"))
     spot = keys.take(given) if given else None
@@ -58,9 +63,13 @@ def _ours(keys: Keys) -> Replicas:
 
 
 def _sky_service(keys: Keys) -> tuple[Replicas | None, int | None]:
-    port = keys.whole("ports", None, least=1)
+    port_key = first_of(keys, ("ports", "port")) or "ports"  # `port` is SkyServe's older spelling
+    port = keys.whole(port_key, None, least=1)
+    keys.take("ports"), keys.take("port")
     if port is not None and port > 65535:
-        refuse(keys.spot.items["ports"], keys.at("ports"), "bad_value", f"{port} is not a port", "write 8080")
+        refuse(
+            keys.spot.items[port_key], keys.at(port_key), "bad_value", f"{port} is not a port", "write 8080"
+        )
     given = first_of(keys, ("replicas", "replica_policy", "workers", "pool"))
     count = keys.whole("replicas", None)
     workers = keys.whole("workers", None)

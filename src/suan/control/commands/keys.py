@@ -1,0 +1,107 @@
+"""Tenants and their keys, and what a grid needs at its very first start."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from suan.control.commands.command import Command, check_name, key_hash, new_secret, next_key_id, unknown
+from suan.grid import fact as f
+from suan.grid.account import Key, Role, Tenant
+from suan.grid.error import Refused
+from suan.grid.site import GRID_SITE
+from suan.grid.state import State
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """A new key and its secret, which is shown this once."""
+
+    id: str
+    key: str
+    role: Role
+    tenant: str
+
+
+def issue_key(role: Role, tenant: str, label: str = "", expires_s: int | None = None) -> Command[Issued]:
+    """A key of a tenant.
+
+    Raises: Refused `unknown_tenant`, `bad_role`: sites get theirs by joining.
+    """
+    if role == Role.SITE:
+        raise Refused("bad_role", "a site gets its key by joining", hint="make a join token: suan join")
+    secret = new_secret()
+
+    def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], Issued]:
+        if tenant not in state.tenants:
+            raise unknown("tenant", tenant, "suan tenants")
+        expires_at_s = None if expires_s is None else now_s + expires_s
+        key = Key(
+            id=next_key_id(state),
+            hash=key_hash(secret),
+            role=role,
+            tenant=tenant,
+            label=label,
+            expires_at_s=expires_at_s,
+        )
+        return (f.KeyIssued(at_s=now_s, key=key),), Issued(key.id, secret, role, tenant)
+
+    return command
+
+
+def revoke_key(key: str) -> Command[None]:
+    """The key is worth nothing from now on. Unknown keys: nothing."""
+
+    def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], None]:
+        return ((f.KeyRevoked(at_s=now_s, key=key),) if key in state.keys else ()), None
+
+    return command
+
+
+def set_tenant(tenant: Tenant) -> Command[None]:
+    """Makes the tenant, or changes what it may use. The same again stores nothing.
+
+    Raises: Refused `bad_name`, `out_of_range`.
+    """
+    check_name("tenant", tenant.name)
+    numbers = (*tenant.quota.nominal_devices.values(), *tenant.quota.borrow_devices.values())
+    limit = tenant.budget.limit_microyuan
+    sensible = 0 < tenant.weight <= 1e6 and tenant.quota.max_waiting_jobs >= 0
+    if not sensible or min(numbers, default=0) < 0 or (limit or 0) < 0 or tenant.waiting_microyuan_per_h < 0:
+        raise Refused(
+            "out_of_range",
+            f"weight, quota or budget of {tenant.name} make no sense",
+            hint="a weight is above 0, the rest is not negative",
+        )
+
+    def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], None]:
+        if state.tenants.get(tenant.name) == tenant:
+            return (), None
+        fact = f.TenantSet(
+            at_s=now_s,
+            tenant=tenant.name,
+            weight=tenant.weight,
+            quota=tenant.quota,
+            budget=tenant.budget,
+            waiting_microyuan_per_h=tenant.waiting_microyuan_per_h,
+        )
+        return (fact,), None
+
+    return command
+
+
+def first_start() -> Command[str | None]:
+    """The first admin key's secret, with the tenant `default` and the grid's own store as a site; None later on."""
+    secret = new_secret()
+
+    def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], str | None]:
+        facts: list[f.Fact] = []
+        if GRID_SITE not in state.sites:
+            facts.append(f.SiteJoined(at_s=now_s, site=GRID_SITE, engine="none"))
+        if state.keys or "default" in state.tenants:
+            return facts, None
+        key = Key(
+            id=next_key_id(state), hash=key_hash(secret), role=Role.ADMIN, tenant="default", label="first"
+        )
+        facts += [f.TenantSet(at_s=now_s, tenant="default"), f.KeyIssued(at_s=now_s, key=key)]
+        return facts, secret
+
+    return command

@@ -1,0 +1,51 @@
+"""What the endpoints work on: one grid, its logs, its store, its news and its meter."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from suan.control.loop import Grid
+from suan.doors.rest.news import News
+from suan.grid.artifact import Manifest
+
+if TYPE_CHECKING:
+    from suan.doors.socket.meter import Meter
+
+
+class Logs(Protocol):
+    """Runs' logs by offset: `stores.logs.LogFolder`."""
+
+    def append(self, run: str, offset: int, data: bytes) -> int: ...
+
+    def read(self, run: str, offset: int, limit: int) -> bytes: ...
+
+    def size(self, run: str) -> int: ...
+
+
+class GridStore(Protocol):
+    """The part of a store that uploads and downloads need: `stores.artifacts.ArtifactStore`."""
+
+    def has(self, digest: str) -> bool: ...
+
+    def has_chunk(self, hash: str) -> bool: ...
+
+    def read_chunk(self, hash: str) -> bytes: ...
+
+    def write_chunk(self, hash: str, data: bytes) -> None: ...
+
+    def read_manifest(self, digest: str) -> bytes: ...
+
+    def write_manifest(self, digest: str, manifest: Manifest) -> None: ...
+
+    def absent_chunks(self, manifest: Manifest) -> list[str]: ...
+
+
+@dataclass(slots=True)
+class Parts:
+    grid: Grid
+    logs: Logs
+    store: GridStore
+    news: News
+    meter: "Meter"
+    # Held from a manifest's arrival to its fact: what no fact names may be cleared away at any other moment.
+    store_lock: Any = field(default_factory=threading.Lock)

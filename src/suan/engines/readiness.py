@@ -1,0 +1,75 @@
+"""Whether a service answers yet. Knows ports and one page, /health; does not know what is served.
+
+A service is ready when /health answers 200, when it has no such page, or when what answers is no HTTP. One
+that waits to be spoken to in its own language has to say so itself: {"phase": "ready"} in its progress.
+"""
+
+import http.client
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from suan.engines.devices import LOOPBACK
+
+_TIMEOUT_S = 2.0
+_PAUSE_S = 0.3
+_NO_SUCH_PAGE = frozenset({404, 405, 501})
+
+
+class Readiness:
+    """Asks services in the background, until each has answered once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ready: set[str] = set()
+        self._asked_s: dict[str, float] = {}  # run -> when it was last asked; inf while it is being asked
+        self._workers = ThreadPoolExecutor(4, thread_name_prefix="readiness")
+
+    def endpoint(self, run: str, port: int, progress: dict[str, float | str]) -> str:
+        """Where the run's service answers; "" while it does not. Returns at once."""
+        if not port:
+            return ""
+        with self._lock:
+            if progress.get("phase") == "ready":
+                self._ready.add(run)
+            if run in self._ready:
+                return f"http://{LOOPBACK}:{port}"
+            if time.monotonic() - self._asked_s.get(run, 0.0) > _PAUSE_S:
+                self._asked_s[run] = float("inf")
+                self._workers.submit(self._ask, run, port)
+        return ""
+
+    def forget(self, run: str) -> None:
+        with self._lock:
+            self._ready.discard(run)
+            self._asked_s.pop(run, None)
+
+    def close(self) -> None:
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, run: str, port: int) -> None:
+        ready = answers(port)
+        with self._lock:
+            self._asked_s[run] = time.monotonic()
+            if ready:
+                self._ready.add(run)
+
+
+def answers(port: int) -> bool:
+    """Whether a service on this loopback port is ready."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=_TIMEOUT_S)
+    try:
+        connection.connect()
+    except OSError:
+        return False
+    try:
+        connection.request("GET", "/health")
+        status = connection.getresponse().status
+        return status == 200 or status in _NO_SUCH_PAGE
+    except http.client.BadStatusLine as error:
+        # Nothing at all: it hung up while it was starting. Anything else is another language than HTTP.
+        return not isinstance(error, http.client.RemoteDisconnected)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,225 @@
+"""A simulated compute centre: orders -> engine and mover calls, their changes -> observations.
+
+Does in memory what an agent does on disk: remembers each run's order, keeps checkpoints and outputs, and says a thing
+again until it was answered. Knows no faults, no grid and no other site.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+
+from suan.grid.action import LaunchOrder, Observation, Orders, OutputSeen, RunSeen
+from suan.grid.error import SiteTrouble
+from suan.grid.job import EndCause, RunPhase
+from suan.grid.site import Pool
+from suan.ports import Clock, EngineRun, LaunchSpec
+from suan.sim.engine import SimulatedEngine
+from suan.sim.mover import SimulatedMover
+
+DURATION_ENV = "SUAN_SIM_DURATION_S"  # how long the task really takes at speed 1
+CHECKPOINT_ENV = "SUAN_SIM_CHECKPOINT_S"  # how often it saves what it has done
+OUTPUT_ENV = "SUAN_SIM_OUTPUT_BYTES"  # how large each of its outputs is
+
+_ALWAYS_S = 10**9  # a lease that is renewed for as long as the connection stands
+_FOLDER = Path(".")
+
+
+class SimulatedSite:
+    """One site's agent, engine, mover and store in virtual time."""
+
+    def __init__(self, name: str, clock: Clock, pools: Sequence[Pool], *, by_node: bool = False) -> None:
+        self.name = name
+        self.store: dict[str, int] = {}  # digest -> bytes
+        self.engine = SimulatedEngine(clock, pools, by_node=by_node)
+        self.mover = SimulatedMover(clock, self.store)
+        self.lost_device_s = 0.0  # work that has to be done again
+        self.wants_full = True  # the next report should name everything
+        self._clock = clock
+        self._epoch = 0
+        self._obeyed_s = -1  # when the orders last obeyed were made
+        self._connected = True
+        self._orders: dict[str, LaunchOrder] = {}
+        self._saved_s: dict[str, float] = {}  # job -> its work, at speed 1, that a checkpoint holds
+        self._untold: dict[str, RunSeen] = {}
+        self._told_transfers: frozenset[str] = frozenset()
+
+    # ---------------------------------------------------------------- observation
+
+    def next_s(self) -> int | None:
+        """When something happens here by itself."""
+        moments = (self.engine.next_s(), self.mover.next_s())
+        return min((at_s for at_s in moments if at_s is not None), default=None)
+
+    def has_news(self) -> bool:
+        """Whether there is anything that the grid has not heard yet."""
+        self._look()
+        if self._untold or self.wants_full:
+            return True
+        return any(
+            seen.transfer not in self._told_transfers
+            for seen in self.mover.seen()
+            if seen.done or seen.failed
+        )
+
+    def observe(self) -> Observation:
+        """What is new here, or everything when that is wanted."""
+        self._look()
+        full = self.wants_full
+        runs = dict(self._untold)
+        if full:
+            runs = {run.run: self._seen(run) for run in self.engine.runs()} | runs
+        return Observation(
+            site=self.name,
+            epoch=self._epoch,
+            full=full,
+            runs=tuple(runs.values()),
+            transfers=self.mover.seen(),
+            replicas=tuple(sorted(self.store)) if full else (),
+            pools=self.engine.pools() if full else (),
+        )
+
+    def answered(self, seen: Observation) -> None:
+        """The grid has got this report: its news is no news any more."""
+        for run in seen.runs:
+            if self._untold.get(run.run) == run:
+                del self._untold[run.run]
+        self._told_transfers = frozenset(t.transfer for t in seen.transfers if t.done or t.failed)
+        self.wants_full = self.wants_full and not seen.full
+
+    def _look(self) -> None:
+        for name in self.engine.take_changed():
+            run = self.engine.run(name)
+            if run is None:
+                self._untold.pop(name, None)
+                continue
+            if run.phase == RunPhase.ENDED:
+                self._note_end(run)
+            self._untold[name] = self._seen(run)
+
+    def _seen(self, run: EngineRun) -> RunSeen:
+        order = self._orders[run.run]
+        succeeded = run.cause == EndCause.EXITED and not run.exit_code
+        outputs = {name: self._output(order, name) for name in order.outputs} if succeeded else {}
+        return RunSeen(
+            run=run.run,
+            phase=run.phase,
+            started_at_s=run.started_at_s,
+            ended_at_s=run.ended_at_s,
+            cause=run.cause,
+            exit_code=run.exit_code,
+            detail=run.detail,
+            usage=run.usage,
+            outputs=outputs,
+        )
+
+    def _output(self, order: LaunchOrder, name: str) -> OutputSeen:
+        digest = hashlib.blake2b(f"{order.job}/{name}".encode(), digest_size=32).hexdigest()
+        size_bytes = int(order.env.get(OUTPUT_ENV, "1000000"))
+        self.store[digest] = size_bytes
+        return OutputSeen(digest=digest, bytes=size_bytes, files=1)
+
+    def _note_end(self, run: EngineRun) -> None:
+        """What a run that did not finish leaves to its successor here, and what of it is lost."""
+        order = self._orders[run.run]
+        if run.cause == EndCause.EXITED and not run.exit_code:
+            return
+        assert run.started_at_s is not None and run.ended_at_s is not None
+        speed = self._speed(order.pool)
+        span_s = run.ended_at_s - run.started_at_s
+        every_s = float(order.env.get(CHECKPOINT_ENV, "0"))
+        kept_s = 0.0
+        if order.checkpoint and every_s > 0:
+            before_s = self._saved_s.get(order.job, 0.0)
+            reached_s = before_s + span_s * speed
+            # A stopped run has a grace in which to save everything; any other leaves its last checkpoint.
+            after_s = reached_s if run.cause == EndCause.STOPPED else reached_s // every_s * every_s
+            self._saved_s[order.job] = max(before_s, after_s)
+            kept_s = (self._saved_s[order.job] - before_s) / speed
+        self.lost_device_s += max(0.0, span_s - kept_s) * order.nodes * order.devices_per_node
+
+    def _speed(self, pool: str) -> float:
+        return next(p.speed_ratio for p in self.engine.pools() if p.name == pool)
+
+    # ---------------------------------------------------------------- orders
+
+    def obey(self, orders: Orders) -> None:
+        """Makes what is here what should be. Orders older than those already obeyed are left alone."""
+        if orders.now_s < self._obeyed_s:
+            return
+        self._obeyed_s = orders.now_s
+        if orders.epoch != self._epoch:
+            self._epoch, self.wants_full = orders.epoch, True
+        self.engine.renew_lease(_ALWAYS_S if self._connected else orders.lease_s)
+        self.mover.want(orders.fetch)
+        over = {t.transfer for t in self.mover.seen() if t.done or t.failed}
+        self._told_transfers &= over  # what goes on again will be news again
+        for launch in orders.launch:
+            self._launch(launch)
+        for stop in orders.stop:
+            if self.engine.run(stop.run) is None and stop.run not in orders.forget:
+                self._untold[stop.run] = RunSeen(
+                    run=stop.run, phase=RunPhase.ENDED, cause=EndCause.STOPPED, detail="it had not started"
+                )
+            self.engine.stop(stop.run, stop.grace_s)
+        self._look()
+        for run in orders.forget:
+            self.engine.forget(run)
+            if self.engine.run(run) is None:
+                self._orders.pop(run, None)
+                self._untold.pop(run, None)
+
+    def connect(self, connected: bool, lease_s: int) -> None:
+        """Whether heartbeats get through from now on; without them the last lease runs out."""
+        self._connected = connected
+        self.engine.renew_lease(_ALWAYS_S if connected else lease_s)
+
+    def restart(self) -> None:
+        """The agent starts anew: the engine's runs go on, what the agent had in mind is gone."""
+        self._epoch, self._obeyed_s, self.wants_full = 0, -1, True
+        self._untold, self._told_transfers = {}, frozenset()
+
+    def forget_running(self, run: str) -> None:
+        """The run is gone and so is the engine's memory of it."""
+        self.engine.lose(run)
+        self._look()
+        self.engine.forget(run)
+        self._untold.pop(run, None)
+
+    def _launch(self, order: LaunchOrder) -> None:
+        if order.run in self._untold or self.engine.run(order.run) is not None:
+            return  # it is known, or its refusal has not been heard yet
+        truth_s = float(order.env.get(DURATION_ENV, order.duration_s or 1))
+        left_s = max(1.0, truth_s - self._saved_s.get(order.job, 0.0))
+        self._orders[order.run] = order
+        spec = LaunchSpec(
+            run=order.run,
+            job=order.job,
+            pool=order.pool,
+            accelerator=order.accelerator,
+            nodes=order.nodes,
+            devices_per_node=order.devices_per_node,
+            command=order.command,
+            folder=_FOLDER,
+            env=order.env,
+            max_duration_s=order.max_duration_s,
+            grace_s=order.grace_s,
+            duration_s=round(left_s),
+        )
+        try:
+            self.engine.launch(spec)
+        except SiteTrouble as trouble:
+            del self._orders[order.run]
+            self._untold[order.run] = RunSeen(
+                run=order.run,
+                phase=RunPhase.ENDED,
+                cause=EndCause.NOT_STARTED,
+                detail=trouble.what,
+            )
+
+
+def digest_of(name: str) -> str:
+    """The address that a simulated artifact of this name has."""
+    return hashlib.blake2b(name.encode(), digest_size=32).hexdigest()
+
+
