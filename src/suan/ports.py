@@ -1,7 +1,8 @@
 """The contracts of everything that touches the outside: Engine, Store, Mover, Feed, Journal, Clock.
 
-Adapters implement these and hold no decisions. One conformance suite a port runs against every adapter, the simulated
-ones included. Trouble outside is raised as `SiteTrouble` and becomes an observation; nothing else leaves an adapter.
+Adapters implement these and hold no decisions. One conformance suite a port runs against every adapter, the
+simulated ones included. Trouble outside is raised as `SiteTrouble` and becomes an observation; nothing else
+leaves an adapter.
 """
 
 from collections.abc import Iterator, Sequence
@@ -122,7 +123,9 @@ class Engine(Protocol):
         ...
 
     def renew_lease(self, seconds: int) -> None:
-        """Runs may go on for `seconds` from now; when a lease ends unrenewed, the engine stops them all (FENCED)."""
+        """Runs may go on for `seconds` from now; when a lease ends unrenewed, the engine stops them all
+        (FENCED).
+        """
         ...
 
 

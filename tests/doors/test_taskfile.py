@@ -335,8 +335,8 @@ def test_exploding_aliases_are_refused_quickly() -> None:
 KNOWN = re.findall(
     r"\S+",
     """name run setup resources accelerators cpus memory any_of ordered ports envs secrets num_nodes workdir
-    file_mounts service replicas recipe with inputs outputs deadline max_cost elastic nodes place checkpoint every
-    pool volumes config priority job_recovery source mode <<""",
+    file_mounts service replicas recipe with inputs outputs deadline max_cost elastic nodes place checkpoint
+    every pool volumes config priority job_recovery source mode <<""",
 )
 VALUES = st.recursive(
     st.none()

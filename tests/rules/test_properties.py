@@ -1,5 +1,5 @@
-"""Whatever happens in whatever order: no over-commitment, no double placement, a ledger of zero, terminal is terminal,
-folding the journal gives the state, and the plan does not depend on anything but its input."""
+"""Whatever happens in whatever order: no over-commitment, no double placement, a ledger of zero, terminal is
+terminal, folding the journal gives the state, and the plan does not depend on anything but its input."""
 
 import copy
 
@@ -34,9 +34,9 @@ def apply(grid: Scenario, step: tuple, heard: dict[str, int], last: list[Observa
     runs = [run for site in grid.state.open_runs.values() for run in site]
     match step:
         case ("submit", devices, nodes, priority):
-            made = task(f"t{grid.state.sequence}", devices=devices, nodes=nodes, priority=priority, max_restarts=1,
-                        duration_s=600, outputs={"o": f"model:m{grid.state.sequence}"})  # fmt: skip
-            grid.submit(made)
+            number = grid.state.sequence
+            about = {"max_restarts": 1, "duration_s": 600, "outputs": {"o": f"model:m{number}"}}
+            grid.submit(task(f"t{number}", devices=devices, nodes=nodes, priority=priority, **about))
         case ("start", index) if runs:
             run = grid.state.runs[runs[index % len(runs)]]
             report(
@@ -45,8 +45,9 @@ def apply(grid: Scenario, step: tuple, heard: dict[str, int], last: list[Observa
         case ("end", index, cause, code) if runs:
             run = grid.state.runs[runs[index % len(runs)]]
             outputs = {"o": OutputSeen(digest=run.id, bytes=1, files=1)} if code == 0 else {}
-            seen = RunSeen(run=run.id, phase=RunPhase.ENDED, started_at_s=grid.now_s, cause=cause, exit_code=code,
-                           usage=Usage(device_s=run.devices * 60, energy_kwh=0.5), outputs=outputs)  # fmt: skip
+            usage = Usage(device_s=run.devices * 60, energy_kwh=0.5)
+            about = {"cause": cause, "exit_code": code, "usage": usage, "outputs": outputs}
+            seen = RunSeen(run=run.id, phase=RunPhase.ENDED, started_at_s=grid.now_s, **about)
             report(grid, seen, heard, last)
         case ("stop", index) if grid.state.jobs:
             grid.tell(
@@ -104,7 +105,9 @@ def test_invariants_hold_whatever_happens(steps: list[tuple]) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 16), min_size=1, max_size=20), st.integers(0, 30))
 def test_a_gang_starts_within_the_work_that_was_there_before_it(sizes: list[int], late: int) -> None:
-    """With a stream of small jobs arriving for ever, a gang of the whole pool waits no longer than what ran before."""
+    """With a stream of small jobs arriving for ever, a gang of the whole pool waits no longer than what ran
+    before.
+    """
     grid = Scenario().site("a", "H100-SXM 2x8")
     length_s = 600
     grid.submit(*(task(f"s{n}", devices=min(8, size), duration_s=length_s) for n, size in enumerate(sizes)))

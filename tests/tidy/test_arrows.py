@@ -1,6 +1,9 @@
-"""The map's arrows and the rules' purity, read from the source with `ast`: an import that points up is a defect."""
+"""The map's arrows and the rules' purity, read from the source with `ast`: an import that points up is a
+defect.
+"""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,8 +33,8 @@ LATE = {  # imports allowed inside functions only
     "control": {"stores"},
 }
 IMPURE = {
-    "time", "random", "os", "io", "logging", "secrets", "socket", "subprocess", "threading", "asyncio", "pathlib",
-    "tempfile", "shutil", "uuid", "sys", "urllib", "http", "httpx", "sqlite3", "obstore",
+    "time", "random", "os", "io", "logging", "secrets", "socket", "subprocess", "threading", "asyncio",
+    "pathlib", "tempfile", "shutil", "uuid", "sys", "urllib", "http", "httpx", "sqlite3", "obstore",
 }  # fmt: skip
 IMPURE_CALLS = {"open", "print", "input", "eval", "exec"}
 IMPURE_METHODS = {("datetime", "now"), ("datetime", "today"), ("datetime", "utcnow"), ("date", "today")}
@@ -51,7 +54,7 @@ def suan_imports(tree: ast.AST) -> list[tuple[str, bool, int]]:
             deeper = inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             if isinstance(child, ast.ImportFrom) and child.module and child.module.split(".")[0] == "suan":
                 base = child.module.split(".")[1:]
-                names = [".".join([*base, alias.name]) if not base else ".".join(base) for alias in child.names]
+                names = [".".join(base)] if base else [alias.name for alias in child.names]
                 found.extend((name, inside, child.lineno) for name in names)
             elif isinstance(child, ast.Import):
                 found.extend(
@@ -86,7 +89,9 @@ def test_arrows_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if folder(p) in ("rules", "estimate")], ids=lambda path: str(path.relative_to(SOURCE))
+    "path",
+    [p for p in FILES if folder(p) in ("rules", "estimate")],
+    ids=lambda path: str(path.relative_to(SOURCE)),
 )
 def test_rules_are_pure(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
@@ -106,9 +111,8 @@ def test_rules_are_pure(path: Path) -> None:
                     wrong.append(f"{owner}.{function.attr}")
         elif isinstance(node, ast.For | ast.comprehension):
             over = node.iter
-            if isinstance(over, ast.Set) or (
-                isinstance(over, ast.Call) and isinstance(over.func, ast.Name) and over.func.id in ("set", "frozenset")
-            ):
+            call = over.func if isinstance(over, ast.Call) else None
+            if isinstance(over, ast.Set) or (isinstance(call, ast.Name) and call.id in ("set", "frozenset")):
                 wrong.append(f"iterates over a set: {ast.unparse(over)}")
     assert not wrong, f"{path.name} is not pure: {wrong}"
 
@@ -126,6 +130,4 @@ def test_recipes_import_only_the_grid_at_their_top() -> None:
                 names = [node.module]
             for name in names:
                 root = name.split(".")[0]
-                import sys
-
-                assert root in light or root in sys.stdlib_module_names, f"{path.name} imports {name} at its top"
+                assert root in light or root in sys.stdlib_module_names, f"{path.name}: {name} at its top"

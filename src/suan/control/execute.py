@@ -1,6 +1,7 @@
 """A plan -> facts that order it, and the state -> what each site should be doing now.
 
-Orders are derived from the state alone, so that sending them again is harmless and a lost message costs nothing.
+Orders are derived from the state alone, so that sending them again is harmless and a lost message costs
+nothing.
 """
 
 import hmac
@@ -73,8 +74,8 @@ def facts_of(plan: Plan) -> list[f.Fact]:
 def orders_for(
     state: State, site: str, policy: Policy, now_s: int, *, secret: bytes = b"", seen: Iterable[str] = ()
 ) -> Orders:
-    """Everything the site should be doing. `seen` are runs it says it has: those it should not have are stopped and,
-    once their end is recorded, forgotten."""
+    """Everything the site should be doing. `seen` are runs it says it has: those it should not have are
+    stopped and, once their end is recorded, forgotten."""
     launch, stop, fetch, tickets = [], [], [], []
     for run_id in state.open_runs.get(site, {}):
         run = state.runs[run_id]

@@ -1,8 +1,8 @@
 """The grid's loop: facts in, state, plan, orders out.
 
-One thread writes. Commands and reports wait in a queue; everything that waits is folded in one go and made durable by
-one sync, then the callers get their answers, then the plan is made. With no thread (`start` not called) every call is
-carried out at once by the caller: that is how simulated time runs the very same code.
+One thread writes. Commands and reports wait in a queue; everything that waits is folded in one go and made
+durable by one sync, then the callers get their answers, then the plan is made. With no thread (`start` not
+called) every call is carried out at once by the caller: that is how simulated time runs the very same code.
 """
 
 import logging
@@ -39,7 +39,9 @@ MAX_TICK_S = 1.0  # silence is looked for at least so often
 
 @dataclass(slots=True)
 class Live:
-    """What sites reported that is no fact: the newest progress of each run, and when each site was last heard."""
+    """What sites reported that is no fact: the newest progress of each run, and when each site was last
+    heard.
+    """
 
     progress: dict[str, dict[str, float | str]] = field(default_factory=dict)
     transfers: dict[str, int] = field(default_factory=dict)  # transfer -> bytes arrived
@@ -85,7 +87,7 @@ class Grid:
         return future.result()
 
     def read(self, view: Callable[[State], Result]) -> Result:
-        """What `view` makes of the state, undisturbed. Views are short."""
+        """What `view` makes of the state, undisturbed."""
         with self.lock:
             return view(self.state)
 
@@ -252,7 +254,9 @@ class Grid:
                 listener(news)
 
     def _note_runs(self, seen: Observation) -> None:
-        """Which runs the site says it has; those whose end is recorded stay until a report no longer names them."""
+        """Which runs the site says it has; those whose end is recorded stay until a report no longer names
+        them.
+        """
         before = {} if seen.full else self.live.seen_runs.get(seen.site, {})
         there = {run: None for run in before if run in self.state.open_runs.get(seen.site, {})}
         self.live.seen_runs[seen.site] = there | {run.run: None for run in seen.runs}

@@ -1,7 +1,7 @@
 """What a site reports -> facts. Observations are levels: the same report twice gives facts once.
 
-Believes a site about its own runs, and nothing else: a run of another site, of an older epoch or already ended changes
-nothing. A report never raises for its content; what makes no sense is left out.
+Believes a site about its own runs, and nothing else: a run of another site, of an older epoch or already
+ended changes nothing. A report never raises for its content; what makes no sense is left out.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,8 @@ def observe(state: State, seen: Observation, now_s: int) -> list[f.Fact]:
 
 
 def silences(state: State, heard: dict[str, int], policy: Policy, now_s: int) -> list[f.Fact]:
-    """Facts about sites that have not been heard for longer than their lease, and then for longer than their fence.
+    """Facts about sites that have not been heard for longer than their lease, and then for longer than their
+    fence.
 
     Every clock starts no earlier than the present control plane: its own outage is nobody's silence.
     """
@@ -61,7 +62,9 @@ def silences(state: State, heard: dict[str, int], policy: Policy, now_s: int) ->
 
 
 def fence_s(policy: Policy) -> int:
-    """Silence after which a site must have stopped its runs: lease, grace to kill, and the clocks' difference."""
+    """Silence after which a site must have stopped its runs: lease, grace to kill, and the clocks'
+    difference.
+    """
     return policy.lease_s + policy.grace_s + policy.clock_margin_s
 
 

@@ -1,1 +1,1 @@
-"""Ways in: task files, command line, REST, the OpenAI-compatible socket. They translate and decide nothing."""
+"""Ways in: task files, command line, REST, OpenAI-compatible socket. They translate and decide nothing."""

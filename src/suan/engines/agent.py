@@ -11,6 +11,7 @@ What holds the promises:
 - Nothing is launched after the lease: what was staged until then is dropped, the grid will order it again.
 """
 
+import fcntl
 import logging
 import shutil
 import threading
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from msgspec.structs import replace
 
@@ -28,7 +29,7 @@ from suan.engines.outcome import Ends, failure_of, progress_of, seen_of, store_o
 from suan.engines.readiness import Readiness
 from suan.engines.staging import RunFolder, RunNotes, Stager
 from suan.grid.action import LaunchOrder, Observation, Orders, RunSeen, Ticket
-from suan.grid.error import SiteTrouble, SuanError
+from suan.grid.error import Refused, SiteTrouble, SuanError
 from suan.grid.job import EndCause, RunPhase
 from suan.grid.site import Pool
 from suan.ports import Clock, Engine, EngineRun, Mover, Store
@@ -77,11 +78,16 @@ class Agent:
         mover: Mover | None = None,
         door: Door | None = None,
     ) -> None:
-        """Finds what an earlier agent left in `folder`."""
+        """Finds what an earlier agent left in `folder`.
+
+        Raises: Refused `agent_running` when another agent uses the folder.
+        """
         self.site = site
         self.epoch = 0  # 0: no orders yet
         self.engine, self.store, self.mover, self.door = engine, store, mover, door
+        self.changed = threading.Event()  # set when something has happened that a step would tell
         self._folder = folder.resolve()
+        self._only = _only_agent(self._folder)
         self._clock = clock
         self._lock = threading.RLock()
         self._stager = Stager(site, self._folder, store)
@@ -144,6 +150,7 @@ class Agent:
             self.mover.close()
         if self.door:
             self.door.close()
+        self._only.close()
 
     # ------------------------------------------------------------ obey
 
@@ -203,6 +210,7 @@ class Agent:
         finally:
             with self._lock:
                 self._staging.pop(order.run, None)
+            self.changed.set()
 
     def _settle_unstarted(self, run: str, cause: EndCause, detail: str) -> None:
         now_s = self._clock.now_s()
@@ -310,7 +318,9 @@ class Agent:
 
     def _failure(self, run: EngineRun, folder: RunFolder) -> RunSeen:
         if self._closing.is_set() and run.cause is EndCause.STOPPED and run.run not in self._stop_ordered:
-            run = replace(run, cause=EndCause.LOST, detail="the site was closed")
+            closed = replace(run, cause=EndCause.LOST, detail="the site was closed")
+            self._ends.settle(failure_of(closed, folder, b""))
+            return self._ends.all()[run.run]
         return failure_of(run, folder, self._log_tail(run.run))
 
     def _log_tail(self, run: str) -> bytes:
@@ -360,6 +370,7 @@ class Agent:
         with self._lock:
             self._ends.settle(replace(seen_of(run, {}), cause=EndCause.LOST, detail=detail))
             self._storing.pop(run.run, None)
+        self.changed.set()
 
     def _settle_stored(self, seen: RunSeen) -> bool:
         """False when clearing took the same content away meanwhile: nobody needed it until now."""
@@ -369,7 +380,22 @@ class Agent:
             self._ends.settle(seen)
         with self._lock:
             self._storing.pop(seen.run, None)
+        self.changed.set()
         return True
+
+
+def _only_agent(folder: Path) -> BinaryIO:
+    """A lock that lasts until it is closed or this process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / "agent.lock", "ab")  # noqa: SIM115 (kept open)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise Refused(
+            "agent_running", f"another agent uses {folder}", hint="end it first, or name another folder"
+        ) from error
+    return file
 
 
 def _staged(run: str) -> RunSeen:

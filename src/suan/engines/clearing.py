@@ -49,8 +49,8 @@ class Forgotten:
 class Clearing:
     """Decides and clears, in a thread, every ten minutes at most.
 
-    `used` names artifacts that the grid may not know yet. Under `guard` nothing goes: who finds an artifact there
-    and makes it used keeps it.
+    `used` names artifacts that the grid may not know yet. Under `guard` nothing goes: who finds an artifact
+    there and makes it used keeps it.
     """
 
     def __init__(

@@ -39,7 +39,8 @@ class DirectDoor:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
                     break
-                self._news.wait_for(lambda before=heard: self._sequence != before, left_s)
+                if self._sequence == heard:
+                    self._news.wait(left_s)
                 heard = self._sequence
             orders = self._grid.orders(observation.site)
         return orders

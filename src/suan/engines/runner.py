@@ -1,15 +1,15 @@
 """An agent and its grid, connected: reports out, orders in, logs after them.
 
-Knows when to speak and when to try again. Does not know what orders mean (`agent.py`) or how bytes travel: a `GridDoor`
-is the REST client, or the grid itself when both are in one process (`direct.py`).
+Knows when to speak and when to try again. Does not know what orders mean (`agent.py`) or how bytes travel: a
+`GridDoor` is the REST client, or the grid itself when both are in one process (`direct.py`).
 
 Three threads. One looks at the site several times a second and reports at once what changed; one waits at the grid
-for news (a long poll); one brings logs. Everything that says what is there goes through one lock, in order: an older
-look at the site never overtakes a newer one.
+for news (a long poll); one brings logs. Whatever says what is there goes through one lock, in order: an older look
+at the site never overtakes a newer one.
 
 Losing the grid changes nothing here: reports are tried again, runs go on until their lease ends, and then their
-supervisors stop them. SIGTERM ends the agent and leaves runs to their supervisors: the next agent finds them. To close
-a site, set `stop_runs` (SIGINT does): its runs are stopped, and their ends reported, before `run_agent` returns.
+supervisors stop them. SIGTERM ends the agent and leaves runs to their supervisors: the next agent finds them. To
+close a site, set `stop_runs` (SIGINT does): its runs are stopped and their ends reported before `run_agent` returns.
 """
 
 import logging
@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from suan.engines.agent import Agent
 from suan.engines.shipping import LogShipper
-from suan.grid.action import Observation, Orders, RunSeen
+from suan.grid.action import Observation, Orders, RunSeen, TransferSeen
 from suan.grid.error import Refused, SuanError
 from suan.grid.job import RunPhase
 
@@ -58,7 +58,7 @@ def run_agent(
     """Drives the agent until `stop`. With `stop_runs` set by then, stops every run, `grace_s` from SIGTERM to
     SIGKILL, and waits for their ends.
 
-    Raises: Refused when the grid does not take this site's key (`site_key_refused`) or does not know the site.
+    Raises: Refused `site_key_refused` when the grid does not take this site's key, or does not know the site.
     """
     runner = _Runner(agent, grid, stop)
     runner.run()
@@ -86,17 +86,17 @@ class _Runner:
         self._agent, self._grid, self._stop = agent, grid, stop
         self._posting = threading.Lock()
         self._told: dict[str, RunSeen] = {}  # what the grid has confirmed
-        self._told_transfers: dict[str, object] = {}
+        self._told_transfers: tuple[TransferSeen, ...] = ()
         self._told_at_s = float("-inf")
         self._full_at_s = float("-inf")  # a full report is due when this is long ago
         self._version = 0
-        self._lease_s = 3 * LONGEST_WAIT_S
-        self._epoch = -1
+        self._lease_s = 3  # until the grid has said
         self._forget_later: set[str] = set()
         self._ended_at_s: dict[
             str, float
         ] = {}  # run -> when its end was first seen, while its log is brought
         self._shipper = LogShipper(agent, grid)
+        self._ship_now = threading.Event()
 
     # ------------------------------------------------------------ threads
 
@@ -108,22 +108,26 @@ class _Runner:
         self._say()  # the first orders come before the first wait for news
         for thread in others:
             thread.start()
-        while not self._stop.wait(LOOK_S):
+        while not self._stop.is_set():
+            self._agent.changed.wait(LOOK_S)
+            self._agent.changed.clear()
             self._say()
-        for thread in others[1:]:  # the long poll ends by itself; nothing waits for it
-            thread.join()
+        self._ship_now.set()
+        others[1].join()  # the long poll ends by itself; nothing waits for it
 
     def close_site(self, grace_s: int) -> None:
         """Stops every run; returns when their ends have been told, or cannot be."""
         self._agent.stop_runs(grace_s)
         deadline_s = time.monotonic() + grace_s + _CLOSING_S
-        while time.monotonic() < deadline_s:
-            self._shipper.ship(lambda: False)
+        telling_s = 0.0
+        while time.monotonic() < deadline_s and telling_s < _LOG_PATIENCE_S:
+            self._persist(self._ship)
+            self._say()
             seen = self._agent.step(None, full=False)
             if all(run.phase is RunPhase.ENDED for run in seen.runs):
-                self._say()
                 if all(self._told.get(run.run) == run for run in seen.runs):
                     return
+                telling_s += LOOK_S
             time.sleep(LOOK_S)
 
     def _say(self) -> None:
@@ -135,8 +139,14 @@ class _Runner:
             self._persist(self._poll)
 
     def _bring_logs(self) -> None:
-        while not self._stop.wait(LOOK_S):
-            self._persist(lambda: self._shipper.ship(self._stop.is_set))
+        while not self._stop.is_set():
+            self._ship_now.wait(LOOK_S)
+            self._ship_now.clear()
+            self._persist(self._ship)
+
+    def _ship(self) -> None:
+        if self._shipper.ship(self._stop.is_set):
+            self._agent.changed.set()  # an end may have waited for it
 
     def _persist(self, work: Callable[[], None]) -> None:
         """Does it until it succeeds or the agent ends."""
@@ -174,27 +184,27 @@ class _Runner:
             self._forget()
             seen = replace(seen, runs=tuple(self._with_log(run) for run in seen.runs))
             runs = tuple(run for run in seen.runs if self._told.get(run.run) != run)
-            transfers = {transfer.transfer: transfer for transfer in seen.transfers}
-            if not full and not self._worth_telling(runs, transfers):
+            if not full and not self._worth_telling(runs, seen.transfers):
                 return
             asked_s = time.monotonic()
             orders = self._grid.report(seen if full else replace(seen, runs=runs))
-            self._told = {run.run: run for run in seen.runs}
-            self._told_transfers = dict(transfers)
-            self._told_at_s = asked_s
-            if full:
-                self._full_at_s = asked_s
+            if orders.epoch == seen.epoch:  # what is said under another epoch does not count
+                self._told = {run.run: run for run in seen.runs}
+                self._told_transfers = seen.transfers
+                self._told_at_s = asked_s
+                if full:
+                    self._full_at_s = asked_s
         self._obey(orders, asked_s)
 
-    def _worth_telling(self, runs: tuple[RunSeen, ...], transfers: dict[str, object]) -> bool:
+    def _worth_telling(self, runs: tuple[RunSeen, ...], transfers: tuple[TransferSeen, ...]) -> bool:
         """What somebody waits for goes at once, mere progress once a second."""
         if not runs and transfers == self._told_transfers:
             return False
         if time.monotonic() - self._told_at_s > PROGRESS_S:
             return True
-        if any(transfer.done or transfer.failed for transfer in transfers.values()):
-            return transfers != self._told_transfers
-        return any(_landmark(run) != _landmark(self._told.get(run.run)) for run in runs)
+        finished = {transfer.transfer for transfer in transfers if transfer.done or transfer.failed}
+        told = {transfer.transfer for transfer in self._told_transfers if transfer.done or transfer.failed}
+        return finished != told or any(_landmark(run) != _landmark(self._told.get(run.run)) for run in runs)
 
     def _with_log(self, run: RunSeen) -> RunSeen:
         """An end waits until the last line of its log is at the grid, but not for long."""
@@ -204,17 +214,14 @@ class _Runner:
         since_s = self._ended_at_s.setdefault(run.run, time.monotonic())
         if time.monotonic() - since_s > _LOG_PATIENCE_S:
             return run
+        self._ship_now.set()
         return RunSeen(
             run=run.run, phase=RunPhase.STOPPING, started_at_s=run.started_at_s, progress=run.progress
         )
 
     def _poll(self) -> None:
         wait_s = min(LONGEST_WAIT_S, self._lease_s / 3)
-        empty = Observation(
-            site=self._agent.site,
-            epoch=self._agent.epoch,
-            data_url=self._agent.door.url if self._agent.door else "",
-        )
+        empty = Observation(site=self._agent.site, epoch=self._agent.epoch)
         asked_s = time.monotonic()
         self._obey(self._grid.report(empty, wait_s, self._version), asked_s)
 
@@ -222,15 +229,12 @@ class _Runner:
 
     def _obey(self, orders: Orders, asked_s: float) -> None:
         """`asked_s` is when the report went out: the lease that it earned counts from then at the latest."""
-        self._version = orders.version
-        self._lease_s = orders.lease_s
-        if orders.epoch != self._epoch:  # what was said under another epoch did not count
-            self._epoch = orders.epoch
-            self._full_at_s = float("-inf")
-            self._told.clear()
         self._forget_later = {run for run in orders.forget if not self._shipper.has_all(run)}
         ready = tuple(run for run in orders.forget if run not in self._forget_later)
         self._agent.step(replace(orders, forget=ready), full=False, age_s=time.monotonic() - asked_s)
+        self._version = orders.version
+        self._lease_s = orders.lease_s
+        self._agent.changed.set()
 
     def _forget(self) -> None:
         """Runs that were to be forgotten before their log was brought."""

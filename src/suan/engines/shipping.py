@@ -1,7 +1,7 @@
 """Logs on their way from a site to its grid: what is new, by offset, in pieces.
 
-Knows how far each log has got. The grid's answer says where to go on, so that pieces that are lost or sent twice do no
-harm, and a restarted agent or grid goes on where the other is.
+Knows how far each log has got. The grid's answer says where to go on, so that pieces that are lost or sent twice
+do no harm, and a restarted agent or grid goes on where the other is.
 """
 
 import threading
@@ -31,19 +31,21 @@ class LogShipper:
         self._sizes: dict[str, int] = {}  # run -> bytes at the grid, once asked
         self._whole: set[str] = set()
 
-    def ship(self, halted: Callable[[], bool]) -> None:
-        """Brings everything new, run by run, a piece of each in turn.
+    def ship(self, halted: Callable[[], bool]) -> bool:
+        """Brings everything new, run by run, a piece of each in turn. Whether a log became whole.
 
         Raises: SuanError when the grid does not answer.
         """
         known = self._agent.logs()
         self._drop({run for run, _ in known})
+        whole_before = len(self._whole)
         going = [(run, is_whole) for run, is_whole in known if run not in self._whole]
         while going and not halted():
             going = [(run, is_whole) for run, is_whole in going if self._ship_piece(run, is_whole)]
+        return len(self._whole) > whole_before
 
     def has_all(self, run: str) -> bool:
-        """Whether the grid has all that the run will ever have said; true of runs that never said anything."""
+        """Whether the grid has all that the run will ever have said; true of runs that never started."""
         with self._lock:
             return run in self._whole or all(run != known for known, _ in self._agent.logs())
 
@@ -66,7 +68,7 @@ class LogShipper:
         try:
             return self._grid.append_log(site, run, offset, piece)
         except Refused as refused:
-            if refused.status in (401, 403):
+            if refused.status == 401:
                 raise
             return offset + len(piece)  # the grid wants no log of this run: so be it
 

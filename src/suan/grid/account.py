@@ -32,7 +32,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """Devices a tenant is guaranteed at any moment, and how many more it may borrow; by accelerator kind, `*` for any."""
+    """Devices a tenant is guaranteed at any moment, and how many more it may borrow; by accelerator kind, `*`
+    for any.
+    """
 
     nominal_devices: dict[str, int] = {}
     borrow_devices: dict[str, int] = {}
@@ -111,7 +113,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One side of a movement of money. The entries of a movement sum to zero.
 
-    Accounts: `tenant:NAME`, `site:NAME:machine`, `site:NAME:electricity`, `carbon`, `link:A>B`, `site:NAME:lost`.
+    Accounts: `tenant:NAME`, `site:NAME:machine`, `site:NAME:electricity`, `carbon`, `link:A>B`,
+    `site:NAME:lost`.
     """
 
     movement: str  # what it belongs to: a run, a transfer

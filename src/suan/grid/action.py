@@ -1,7 +1,7 @@
 """What `decide` wants done (Plan), what a site is told (Orders) and what it answers (Observation).
 
-Orders and observations are levels: the whole of what should be, the whole of what is. Doing an order twice is doing it
-once, because its id is the run's or the transfer's.
+Orders and observations are levels: the whole of what should be, the whole of what is. Doing an order twice is
+doing it once, because its id is the run's or the transfer's.
 """
 
 import msgspec
@@ -40,7 +40,9 @@ class MoveArtifact(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class EndJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A job that can never run any more: its input failed, it was stopped before it began, it would cost too much."""
+    """A job that can never run any more: its input failed, it was stopped before it began, it would cost too
+    much.
+    """
 
     job: str
     phase: str

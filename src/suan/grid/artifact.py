@@ -34,7 +34,8 @@ class ArtifactName(msgspec.Struct, frozen=True):
 def artifact_name(text: str) -> ArtifactName:
     """The parts of `kind:name[@version]`.
 
-    Raises: Refused `bad_artifact_name`: unknown kind, path-like or overlong name, version that is no number above 0.
+    Raises: Refused `bad_artifact_name`: unknown kind, path-like or overlong name, version that is no number
+    above 0.
     """
     kind, colon, rest = text.partition(":")
     name, at, version = rest.partition("@")
@@ -72,7 +73,9 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A folder's content: files sorted by path. Its digest (blake3 of its canonical JSON) is the artifact's address."""
+    """A folder's content: files sorted by path. Its digest (blake3 of its canonical JSON) is the artifact's
+    address.
+    """
 
     files: tuple[File, ...]
 
@@ -104,7 +107,7 @@ class TransferPhase(enum.StrEnum):
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
-    """One artifact's bytes over one link. Its id is made of digest and destination: asking twice moves once."""
+    """One artifact's bytes over one link. The id is digest and destination: asking twice moves once."""
 
     id: str
     artifact: str

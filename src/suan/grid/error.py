@@ -1,4 +1,5 @@
-"""The one tree of errors. Each has a stable code, what happened, a hint with the next thing to type, and fields.
+"""The one tree of errors. Each has a stable code, what happened, a hint with the next thing to type, and
+fields.
 
 A bug is an assertion and is not here.
 """

@@ -1,6 +1,8 @@
-"""Everything that can have happened. The only thing that changes state; the order in the journal is the order in time.
+"""Everything that can have happened. The only thing that changes state; the order in the journal is the order
+in time.
 
-Every fact carries `at_s` from the grid's clock. A new class here needs one case in `rules/evolve.py` and one snapshot in
+Every fact carries `at_s` from the grid's clock. A new class here needs one case in `rules/evolve.py` and one
+snapshot in
 `tests/replay/`. Fields are only ever added, with defaults: old journals stay readable.
 """
 

@@ -1,7 +1,7 @@
 """What a user writes (Task), what it becomes once submitted (Job), and one placement of it (Run).
 
-Knows the shapes and the phases. Does not know how a task file is spelt (`doors/taskfile.py`) or what may happen when
-(`rules/evolve.py`).
+Knows the shapes and the phases. Does not know how a task file is spelt (`doors/taskfile/`) or what may happen
+when (`rules/evolve.py`).
 """
 
 import enum
@@ -140,7 +140,7 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Considered(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was weighed when a job was placed: bids from cheapest up, and pools that cannot run it."""
+    """What was weighed when a job was placed: bids from cheapest up, and the pools that cannot run it."""
 
     bids: tuple[Bid, ...] = ()
     unfit: dict[str, Reason] = {}  # "site/pool" -> why not

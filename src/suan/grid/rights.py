@@ -4,7 +4,9 @@ import msgspec
 
 
 class Rights(msgspec.Struct, frozen=True, kw_only=True):
-    """Empty tuples mean no restriction, except `readers`: empty means the owning tenant alone, `*` means everyone."""
+    """Empty tuples mean no restriction, except `readers`: empty means the owning tenant alone, `*` means
+    everyone.
+    """
 
     owner: str = ""
     readers: tuple[str, ...] = ()

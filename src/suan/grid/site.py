@@ -66,7 +66,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bands(msgspec.Struct, frozen=True, kw_only=True, tag="bands"):
-    """Time-of-use bands: for each month 24 band names in local time, and each band's ratio to the flat price."""
+    """Time-of-use bands: for each month 24 band names in local time, and each band's ratio to flat."""
 
     flat_microyuan_per_kwh: int
     ratios: dict[str, float]

@@ -27,8 +27,8 @@ def admit(
 ) -> tuple[JobSubmitted, ...]:
     """One fact a task; job ids follow the journal's sequence.
 
-    Raises: Refused (`empty`, `unknown_artifact`, `not_yours`, `cycle`, `two_writers`, `impossible`, `too_large` …),
-    NotNow `queue_full`.
+    Raises: Refused (`empty`, `unknown_artifact`, `not_yours`, `cycle`, `two_writers`, `impossible`,
+    `out_of_range`, `too_large` …), NotNow `queue_full`.
     """
     if not tasks:
         raise Refused("empty", "there is no task to submit", hint="see docs/reference/task.md")
@@ -105,7 +105,9 @@ def _bind(
     pipeline: tuple[tuple[str, ...], tuple[Task, ...], dict[str, tuple[int, str]]],
     text: str,
 ) -> InputBinding:
-    """What an input stands for: an earlier task's output, else a version that exists, else what a job is writing."""
+    """What an input stands for: an earlier task's output, else a version that exists, else what a job is
+    writing.
+    """
     ids, tasks, outputs = pipeline
     parts = artifact_name(text)
     if not parts.version and parts.series in outputs:
@@ -177,7 +179,9 @@ def _check(task: Task) -> None:
 
 
 def _possible(state: State, task: Task) -> None:
-    """Refuses what no pool of the grid as it is could ever run. An empty grid refuses nothing: sites may yet join."""
+    """Refuses what no pool of the grid as it is could ever run. An empty grid refuses nothing: sites may yet
+    join.
+    """
     misses: dict[str, Reason] = {}
     for site in state.sites.values():
         for pool in site.pools.values():

@@ -1,4 +1,5 @@
-"""A second opinion on a plan. Shares no code with `decide`: it recounts from the state what the plan would do.
+"""A second opinion on a plan. Shares no code with `decide`: it recounts from the state what the plan would
+do.
 
 Looks for what must never happen. Does not judge whether a plan is good.
 """

@@ -53,7 +53,7 @@ def bids_for(
 
 
 def _pool_bids(cycle: Cycle, job: Job, supply: Supply, index: int, moves: tuple[Move, ...]) -> Iterator[Bid]:
-    """Bids in one pool: as soon as possible, and for jobs that may wait, when electricity changes its price."""
+    """Bids in one pool: as soon as possible and, for jobs that may wait, whenever electricity changes price."""
     state, policy, now_s, task = cycle.state, cycle.policy, cycle.now_s, job.task
     devices = task.resources[index].devices * task.num_nodes
     tariff = state.tariff(supply.site.name, now_s)

@@ -1,8 +1,8 @@
 """decide(state, policy, now_s) -> Plan: where and when every job runs, and why the rest must wait.
 
-The numbered comments are the cycle. Jobs of equal demand are looked at as one class: when the first cannot start, the
-others cannot either. Placement is greedy in turn, by least total money over pools and start times; the market that
-clears all jobs together is `clear.py`.
+The numbered comments are the cycle. Jobs of equal demand are looked at as one class: when the first cannot
+start, the others cannot either. Placement is greedy in turn, by least total money over pools and start times;
+the market that clears all jobs together is `clear.py`.
 """
 
 import heapq
@@ -94,7 +94,9 @@ def _hopeless(state: State, policy: Policy, job: Job) -> str:
 
 
 def _turns(cycle: Cycle) -> Iterator[tuple[Demand, Job]]:
-    """Jobs in the order of their turns. After one that must wait, the next few of its class may slip in before it."""
+    """Jobs in the order of their turns. After one that must wait, the next few of its class may slip in
+    before it.
+    """
     state, policy = cycle.state, cycle.policy
     members = {wanted: iter(queue) for wanted, queue in state.queues.items()}
     heap: list[tuple[Turn, Demand, Job]] = []
@@ -128,7 +130,7 @@ def _try(cycle: Cycle, job: Job) -> Reason | None:
         detail = state.runs[job.runs[-1]].stop_reason
         return Reason(
             code="refused",
-            text=f"the engine could not start it ({detail}); it is tried again in {job.not_before_s - now_s} s",
+            text=f"the engine could not start it ({detail}); next try in {job.not_before_s - now_s} s",
             need=job.not_before_s,
             have=now_s,
             unit="s",

@@ -1,7 +1,8 @@
 """evolve(state, fact): the only writer of State.
 
-Knows what each fact means. Decides nothing and refuses nothing: a fact has happened. Folding the same journal gives the
-same state. A fact that no longer changes anything (the second end of a run, say) is folded to nothing.
+Knows what each fact means. Decides nothing and refuses nothing: a fact has happened. Folding the same journal
+gives the same state. A fact that no longer changes anything (the second end of a run, say) is folded to
+nothing.
 """
 
 from typing import assert_never
@@ -20,6 +21,16 @@ REFUSAL_BACKOFF_LIMIT_S = 300
 
 replace = msgspec.structs.replace
 
+_SiteFact = (
+    f.SiteJoined
+    | f.SiteDescribed
+    | f.SiteSilent
+    | f.SiteHeard
+    | f.SiteFenced
+    | f.SiteReturned
+    | f.SiteDraining
+)
+
 
 def evolve(state: State, fact: f.Fact) -> None:
     """Folds one fact into the state."""
@@ -29,21 +40,15 @@ def evolve(state: State, fact: f.Fact) -> None:
         case f.GridStarted():
             state.started_at_s = fact.at_s
         case f.TenantSet():
-            state.tenants[fact.tenant] = Tenant(
-                name=fact.tenant,
-                weight=fact.weight,
-                quota=fact.quota,
-                budget=fact.budget,
-                waiting_microyuan_per_h=fact.waiting_microyuan_per_h,
-            )
+            _set_tenant(state, fact)
         case f.KeyIssued():
             _issue_key(state, fact.key)
         case f.KeyRevoked():
             if key := state.keys.pop(fact.key, None):
                 state.key_by_hash.pop(key.hash, None)
-        case f.SiteJoined() | f.SiteDescribed() | f.SiteSilent() | f.SiteHeard() | f.SiteFenced():
+        case f.SiteJoined() | f.SiteDescribed() | f.SiteDraining():
             _evolve_site(state, fact)
-        case f.SiteReturned() | f.SiteDraining():
+        case f.SiteSilent() | f.SiteHeard() | f.SiteFenced() | f.SiteReturned():
             _evolve_site(state, fact)
         case f.LinkSet():
             state.links[fact.link.source, fact.link.destination] = fact.link
@@ -76,12 +81,7 @@ def evolve(state: State, fact: f.Fact) -> None:
         case f.TransferEnded():
             _end_transfer(state, fact)
         case f.Metered():
-            requests, tokens_in, tokens_out = state.tokens.get(fact.run, (0, 0, 0))
-            state.tokens[fact.run] = (
-                requests + fact.requests,
-                tokens_in + fact.tokens_in,
-                tokens_out + fact.tokens_out,
-            )
+            _meter(state, fact)
         case f.Settled():
             _settle(state, fact.entries)
         case _:
@@ -95,7 +95,17 @@ def fold(state: State, facts: "list[f.Fact]") -> State:
     return state
 
 
-# ---------------------------------------------------------------- keys and sites
+# ---------------------------------------------------------------- tenants, keys and sites
+
+
+def _set_tenant(state: State, fact: f.TenantSet) -> None:
+    state.tenants[fact.tenant] = Tenant(
+        name=fact.tenant,
+        weight=fact.weight,
+        quota=fact.quota,
+        budget=fact.budget,
+        waiting_microyuan_per_h=fact.waiting_microyuan_per_h,
+    )
 
 
 def _issue_key(state: State, key: Key) -> None:
@@ -103,10 +113,7 @@ def _issue_key(state: State, key: Key) -> None:
     state.key_by_hash[key.hash] = key.id
 
 
-def _evolve_site(
-    state: State,
-    fact: "f.SiteJoined | f.SiteDescribed | f.SiteSilent | f.SiteHeard | f.SiteFenced | f.SiteReturned | f.SiteDraining",
-) -> None:
+def _evolve_site(state: State, fact: _SiteFact) -> None:
     site = state.sites.get(fact.site) or Site(name=fact.site, joined_at_s=fact.at_s)
     match fact:
         case f.SiteJoined():
@@ -335,6 +342,15 @@ def _end_transfer(state: State, fact: f.TransferEnded) -> None:
 
 
 # ---------------------------------------------------------------- money
+
+
+def _meter(state: State, fact: f.Metered) -> None:
+    requests, tokens_in, tokens_out = state.tokens.get(fact.run, (0, 0, 0))
+    state.tokens[fact.run] = (
+        requests + fact.requests,
+        tokens_in + fact.tokens_in,
+        tokens_out + fact.tokens_out,
+    )
 
 
 def _settle(state: State, entries: tuple[Entry, ...]) -> None:

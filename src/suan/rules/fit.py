@@ -10,7 +10,7 @@ from suan.grid.site import Pool, Site, SitePhase
 
 
 def fit(task: Task, site: Site, pool: Pool) -> int | Reason:
-    """Index of the first of the task's resource alternatives that the pool can serve, else the nearest miss."""
+    """The first of the task's resource alternatives that the pool can serve, else the nearest miss."""
     if reason := _place_reason(task, site):
         return reason
     best: Reason | None = None

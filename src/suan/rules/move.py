@@ -40,8 +40,8 @@ def bound_artifacts(state: State, job: Job) -> dict[str, Artifact] | Reason:
             if not artifact_id:
                 return Reason(
                     code="input",
-                    text=f"waits for {writer.task.outputs.get(binding.from_output, name)} from job {writer.id}"
-                    f" ({writer.task.name}, {writer.phase})",
+                    text=f"waits for {writer.task.outputs.get(binding.from_output, name)}"
+                    f" from job {writer.id} ({writer.task.name}, {writer.phase})",
                     need=1,
                     have=0,
                     unit="inputs",

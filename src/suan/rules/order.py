@@ -12,8 +12,8 @@ Turn = tuple[int, float, float, int]
 def turn(job: Job, share: float, policy: Policy, now_s: int) -> Turn:
     """A key that sorts jobs by whose turn it is, first first.
 
-    `share` is what the tenant holds now over its weight. A job that has waited `policy.ageing_s` counts one priority
-    class higher, twice that two, so that nothing waits for ever behind a stream of better classes.
+    `share` is what the tenant holds now over its weight. A job that has waited `policy.ageing_s` counts one
+    priority class higher, twice that two, so that nothing waits for ever behind a stream of better classes.
     """
     rank = max(0, _RANK[job.task.priority] - (now_s - job.submitted_at_s) // policy.ageing_s)
     due_s = float("inf") if job.task.deadline_s is None else job.submitted_at_s + job.task.deadline_s

@@ -1,4 +1,4 @@
-"""Policy: every number and switch that an operator may set, in one value, with where its default comes from."""
+"""Policy: every number that an operator may set, in one value, with where its default comes from."""
 
 import msgspec
 

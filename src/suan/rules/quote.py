@@ -1,5 +1,5 @@
-"""The money terms of one bid: machine, electricity over the very hours it would run, carbon, moving the data, waiting,
-lateness, and the work that a preemption is expected to lose.
+"""The money terms of one bid: machine, electricity over the very hours it would run, carbon, moving the data,
+waiting, lateness, and the work that a preemption is expected to lose.
 
 Knows prices. Does not know what is free (`decide`) or whether the pool can run the job at all (`fit`).
 """
@@ -20,7 +20,9 @@ _WINDOW_H = 24 * 62  # hours of a tariff that are summed at once
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bid's price depends on besides the task: where it would run and what would have to be moved there."""
+    """What a bid's price depends on besides the task: where it would run and what would have to be moved
+    there.
+    """
 
     pool: Pool
     tariff: Tariff | None
@@ -33,7 +35,9 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Sums:
-    """Running sums of one tariff's hourly rates, so that any span costs two look-ups. Kept for the newest tariffs."""
+    """Running sums of one tariff's hourly rates, so that any span costs two look-ups. Kept for the newest
+    tariffs.
+    """
 
     __slots__ = ("carbon", "changes", "first_hour", "money", "tariff")
 
@@ -100,7 +104,7 @@ def power_w(pool: Pool, devices: int) -> float:
 
 
 def duration_s(task: Task, pool: Pool, policy: Policy) -> int:
-    """How long the task is expected to run there: its estimate, or the policy's prior, at the pool's speed."""
+    """How long the task should run there: its estimate, or the policy's prior, at the pool's speed."""
     known = task.duration_s if task.duration_s is not None else policy.default_duration_s
     return max(1, round(known / pool.speed_ratio))
 
@@ -149,7 +153,9 @@ def quote(task: Task, setting: Setting, devices: int, start_s: int, policy: Poli
 
 
 def price_changes(tariff: Tariff | None, from_s: int, until_s: int) -> list[int]:
-    """Moments in (from_s, until_s] at which the price of electricity changes: the only starts worth comparing."""
+    """Moments in (from_s, until_s] at which the price of electricity changes: the only starts worth
+    comparing.
+    """
     if tariff is None or until_s <= from_s:
         return []
     window_s = _WINDOW_H * HOUR_S

@@ -1,7 +1,7 @@
 """Metered usage times prices -> balanced entries; bills from entries.
 
-Every movement's entries sum to zero. A run that was lost (its site fenced, its node gone, stopped for another job) costs
-its tenant nothing: the site's `lost` account carries it.
+Every movement's entries sum to zero. A run that was lost (its site fenced, its node gone) costs its tenant
+nothing: the site's `lost` account carries it.
 """
 
 import msgspec
@@ -31,12 +31,14 @@ def settle_run(state: State, run: Run, end: RunEnded) -> tuple[Entry, ...]:
     socket_kwh = usage.energy_kwh * pue
     per_kwh, gco2_per_kwh = money * HOUR_S / span_s, gco2 * HOUR_S / span_s
     carbon_kg = socket_kwh * gco2_per_kwh / 1000
+    power = f"electricity, {usage.energy_source}, PUE {pue:g}"
+    carbon = f"carbon at {gco2_per_kwh:.0f} g/kWh"
+    per_device_h, per_kg = quote.machine_microyuan_per_device_h, quote.carbon_microyuan_per_kg
     lines = (
-        (f"site:{run.site}:machine", "machine", usage.device_s / HOUR_S, "device-hours",
-         float(quote.machine_microyuan_per_device_h)),
-        (f"site:{run.site}:electricity", f"electricity, {usage.energy_source}, PUE {pue:g}", socket_kwh, "kWh", per_kwh),
-        ("carbon", f"carbon at {gco2_per_kwh:.0f} g/kWh", carbon_kg, "kg CO2", float(quote.carbon_microyuan_per_kg)),
-    )  # fmt: skip
+        (f"site:{run.site}:machine", "machine", usage.device_s / HOUR_S, "device-hours", float(per_device_h)),
+        (f"site:{run.site}:electricity", power, socket_kwh, "kWh", per_kwh),
+        ("carbon", carbon, carbon_kg, "kg CO2", float(per_kg)),
+    )
     return _balanced(run.id, payer, lines, at_s=ended_s, job=run.job, site=run.site)
 
 

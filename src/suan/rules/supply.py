@@ -1,6 +1,7 @@
 """What each pool has free, now and by forecast, while one plan is being made.
 
-Reads runs and their expected ends. Reservations made here keep small jobs from starving a large one (EASY backfill).
+Reads runs and their expected ends. Reservations made here keep small jobs from starving a large one (EASY
+backfill).
 """
 
 from bisect import bisect_left
@@ -38,7 +39,9 @@ class Supply:
         return devices <= self.spare_at_s
 
     def forecast_s(self, devices: int, now_s: int, run_s: int) -> int:
-        """When so many devices should be free: exactly for the first to wait, with the backlog spread after it."""
+        """When so many devices should be free: exactly for the first to wait, with the backlog spread after
+        it.
+        """
         if self.can_start(devices, now_s, run_s):
             return now_s
         if self.reserved_at_s is None:
@@ -69,7 +72,7 @@ class Supply:
 
 
 def supplies(state: State, now_s: int) -> list[Supply]:
-    """Every pool of every site that takes runs, sorted by name, with what is free and when the rest will be."""
+    """Every pool that takes runs, sorted by name, with what is free and when the rest will be."""
     found: dict[tuple[str, str], Supply] = {}
     for site in state.sites.values():
         if site.phase != SitePhase.READY:

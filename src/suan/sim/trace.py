@@ -7,7 +7,6 @@ a simulated site reads it; the scheduler sees it when the policy is an oracle. D
 import csv
 import gzip
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ from suan.grid.error import Refused
 from suan.grid.hardware import CPU_DEVICE_CLASS, accelerator
 from suan.grid.job import Checkpoint, Elastic, Priority, Resources, Task
 from suan.grid.rights import Rights
-from suan.grid.site import Site
+from suan.grid.site import Pool, Site
 from suan.grid.units import BYTES_PER_GB
 from suan.rules.fit import fit
 from suan.sim.site import CHECKPOINT_ENV, DURATION_ENV, digest_of
@@ -178,8 +177,8 @@ def _row(path: Path, line: int, row: dict[str, str | None]) -> JobRow:
 
 
 def _arrival(row: JobRow, world: World, *, oracle: bool) -> Arrival:
-    widths = dict(_widths(world, row.gpu_kind))
-    nodes = nodes_for(row.gpus, _node_width(row.gpus, widths.values()))
+    pools = _pools(world, row.gpu_kind)
+    nodes = _shape(row.gpus, pools)
     each = row.gpus // nodes
     truth_s = max(1, round(row.duration_s))
     env = {DURATION_ENV: str(truth_s)}
@@ -188,7 +187,7 @@ def _arrival(row: JobRow, world: World, *, oracle: bool) -> Arrival:
         checkpoint = Checkpoint(every_s=max(1, round(row.checkpoint_s)))
         env[CHECKPOINT_ENV] = str(checkpoint.every_s)
     data = _data(row, world)
-    kinds = sorted(widths) or [row.gpu_kind or "H100-SXM"]
+    kinds = sorted({pool.accelerator for pool in pools}) or [row.gpu_kind]
     task = Task(
         name=row.job_id,
         run=f"sleep {truth_s}",
@@ -212,19 +211,25 @@ def _arrival(row: JobRow, world: World, *, oracle: bool) -> Arrival:
     )
 
 
-def _widths(world: World, kind: str) -> Iterator[tuple[str, int]]:
-    """(accelerator kind, devices a node) of the pools that may take the job; cores are not asked for by GPUs."""
-    for site in world.sites:
-        for pool in site.pools:
-            is_cpu = accelerator(pool.accelerator).device_class == CPU_DEVICE_CLASS
-            if pool.accelerator == kind or (not kind and not is_cpu):
-                yield pool.accelerator, pool.devices_per_node
+def _pools(world: World, kind: str) -> list[Pool]:
+    """The pools of the kind that the job asks for, or of any accelerator. Cores are not asked for as GPUs."""
+    return [
+        pool
+        for site in world.sites
+        for pool in site.pools
+        if pool.accelerator == kind
+        or (not kind and accelerator(pool.accelerator).device_class != CPU_DEVICE_CLASS)
+    ]
 
 
-def _node_width(gpus: int, widths: "Iterator[int] | object") -> int:
-    """The devices a node that a job is cut for: on one node where some node is wide enough, else on the widest."""
-    known = sorted(widths)  # type: ignore[call-overload]
-    return next((width for width in known if width >= gpus), known[-1] if known else gpus)
+def _shape(gpus: int, pools: list[Pool]) -> int:
+    """Nodes of a job of so many GPUs: the count that the most pools could serve, of equals the fewest."""
+    counts = sorted({nodes_for(gpus, pool.devices_per_node) for pool in pools})
+
+    def serving(nodes: int) -> int:
+        return sum(nodes <= pool.nodes and gpus // nodes <= pool.devices_per_node for pool in pools)
+
+    return max(counts, key=serving, default=1)
 
 
 def _elastic(row: JobRow, nodes: int, each: int) -> Elastic | None:

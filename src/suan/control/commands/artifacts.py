@@ -33,7 +33,8 @@ class Fetch(msgspec.Struct, frozen=True):
 
 
 def put_artifact(tenant: str, name: str, content: Content, site: str = "") -> Command[str]:
-    """The id of the version that uploaded content became, on its way to `site`. The same content again: the same version.
+    """The id of the version that uploaded content became, on its way to `site`. The same content again: the
+    same version.
 
     Without a site, the only one that has pools. GRID_SITE keeps it in the grid's store.
 
@@ -86,7 +87,8 @@ def put_artifact(tenant: str, name: str, content: Content, site: str = "") -> Co
 
 
 def fetch_artifact(artifact: str) -> Command[Fetch]:
-    """Brings a version into the grid's own store. Asked again it says how far it is; a failed transfer is tried again.
+    """Brings a version into the grid's own store. Asked again it says how far it is; a failed transfer is
+    tried again.
 
     Raises: Refused `unknown_artifact`; NotNow `no_replica` when no site that answers has it.
     """

@@ -89,7 +89,9 @@ def set_tenant(tenant: Tenant) -> Command[None]:
 
 
 def first_start() -> Command[str | None]:
-    """The first admin key's secret, with the tenant `default` and the grid's own store as a site; None later on."""
+    """The first admin key's secret, with the tenant `default` and the grid's own store as a site; None later
+    on.
+    """
     secret = new_secret()
 
     def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], str | None]:

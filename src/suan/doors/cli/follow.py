@@ -10,7 +10,7 @@ from typing import Any
 
 from suan.doors.cli import render
 from suan.doors.cli.bids import considered_text, reason_text
-from suan.doors.cli.jobs import metrics_text, progress_text, span_text
+from suan.doors.cli.jobs import last_run, metrics_text, progress_text, span_text
 from suan.doors.cli.session import Session
 from suan.grid.error import NotNow
 
@@ -83,8 +83,8 @@ class Follower:
         print(render.paint("  ".join(part for part in said if part), colour))
         if job.get("metrics"):
             print(f"  {metrics_text(job['metrics'])}")
-        if job.get("endpoint"):
-            print(f"  answers at {job['endpoint']}; through the grid: {self._session.client.url}/v1")
+        if endpoint := last_run(job).get("endpoint"):
+            print(f"  answers at {endpoint}; through the grid: {self._session.client.url}/v1")
         if job["phase"] == "failed":
             print(f"  next: suan logs {job['id']} · suan why {job['id']}")
         elif job.get("ended_at_s") is not None:
@@ -115,4 +115,4 @@ def _done(job: Json) -> bool:
     """Whether it has ended; a service is done with starting once it answers."""
     if not job:
         return False
-    return job.get("ended_at_s") is not None or bool(job["task"].get("replicas") and job.get("endpoint"))
+    return job.get("ended_at_s") is not None or bool(job["task"].get("replicas") and last_run(job).get("endpoint"))

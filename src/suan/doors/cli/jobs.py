@@ -12,7 +12,7 @@ import click
 
 from suan.doors.cli import render
 from suan.doors.cli.session import Session, grid_verb
-from suan.grid.units import bytes_text, duration_text
+from suan.grid.units import duration_text
 
 Json = dict[str, Any]
 PHASES = ("waiting", "placed", "succeeded", "failed", "stopped")
@@ -41,7 +41,7 @@ def _print_jobs(page: Json) -> None:
             job["task"]["name"],
             job["phase"],
             job.get("pipeline"),
-            job.get("site"),
+            last_run(job).get("site"),
             f"{duration_text(time.time() - job['submitted_at_s'])} ago",
             span_text(job),
         )
@@ -50,6 +50,12 @@ def _print_jobs(page: Json) -> None:
     print(render.table(("job", "name", "phase", "pipeline", "site", "submitted", "ran"), rows, right="ran"))
     if page.get("next_cursor"):
         print(f"more: suan jobs --cursor {page['next_cursor']}")
+
+
+def last_run(job: Json) -> Json:
+    """Its newest run, as listings have it; empty before it has one."""
+    runs = job.get("runs") or [{}]
+    return dict(runs[-1])
 
 
 def span_text(job: Json) -> str:
@@ -219,8 +225,3 @@ def stop(session: Session, job_ids: tuple[str, ...], pipeline: str | None, wait:
             print(f"{job['id']}  {job['task']['name']}  {said}")
 
     session.answer({"jobs": stopped}, say)
-
-
-def size_text(count: float | None) -> str:
-    """Bytes for people; a dash where unknown."""
-    return "–" if count is None else bytes_text(count)

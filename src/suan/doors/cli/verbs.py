@@ -41,6 +41,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "version": (f"{_HERE}.completion:version", "This program's version, and the grid's."),
 }
 
+ALIASES = {"tenants": "tenant", "keys": "key", "links": "link", "log": "logs", "price": "prices"}
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
@@ -49,6 +51,7 @@ class LazyGroup(click.Group):
         return list(VERBS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        name = ALIASES.get(name, name)
         if name not in VERBS:
             return None
         module, _, attribute = VERBS[name][0].partition(":")
@@ -59,7 +62,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
+        if arguments and arguments[0] not in (*VERBS, *ALIASES) and not arguments[0].startswith("-"):
             import difflib  # slow to import, and needed only here
 
             near = difflib.get_close_matches(arguments[0], VERBS, n=1)

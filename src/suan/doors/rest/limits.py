@@ -1,7 +1,8 @@
-"""No body larger than its path allows: told before it is read where its length is known, and while it is read where not."""
+"""No body larger than its path allows: refused unread where its length is known, while it is read where not."""
 
 import re
 
+from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from suan.doors.problem import problem_response
@@ -13,10 +14,6 @@ _SPECIAL = (
     (re.compile(r"/v1/data/chunks/[^/]*"), 4 * MIB + 4096),  # a chunk is 4 MiB
     (re.compile(r"/v1/artifacts"), 64 * MIB),  # a manifest: 90 bytes a chunk, 150 and more a small file
 )
-
-
-class _TooLarge(Exception):
-    pass
 
 
 class BodyLimit:
@@ -32,7 +29,7 @@ class BodyLimit:
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         if length.isdigit() and int(length) > limit:
             return await self._refuse(limit, scope, receive, send)
-        received, started = 0, False
+        received = 0
 
         async def counted() -> Message:
             nonlocal received
@@ -40,20 +37,11 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > limit:
-                    raise _TooLarge
+                    # An HTTPException, because that is what FastAPI lets through while it reads a body.
+                    raise HTTPException(413, f"the body is larger than {limit / MIB:.0f} MiB")
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, noted)
-        except _TooLarge:
-            if started:
-                raise
-            await self._refuse(limit, scope, receive, send)
+        return await self._app(scope, counted, send)
 
     async def _refuse(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
         refused = Refused(

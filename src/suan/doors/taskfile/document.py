@@ -103,8 +103,10 @@ def documents(text: str) -> tuple[Spot, ...]:
                 anchors[event.anchor] = node
         elif isinstance(event, events.AliasEvent):
             if event.anchor not in anchors:
-                why = f"*{event.anchor} stands for nothing that is complete before it"
-                _refuse("bad_yaml", why, event.start_mark, f"write &{event.anchor} first, and not around it")
+                why = f"*{event.anchor[:40]} stands for nothing that is complete before it"
+                _refuse(
+                    "bad_yaml", why, event.start_mark, f"write &{event.anchor[:40]} first, and not around it"
+                )
             node = anchors[event.anchor]
         if node is not None:
             _add(node, open_nodes, found, event)
@@ -135,7 +137,7 @@ def _events(text: str) -> Iterator[Any]:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
         if "'\\t'" in problem:
             _refuse("bad_yaml", "a tab stands where YAML wants spaces", mark, "indent with spaces")
-        _refuse("bad_yaml", f"not YAML: {problem}", mark, "check indentation, quotes and brackets")
+        _refuse("bad_yaml", f"not YAML: {problem[:200]}", mark, "check indentation, quotes and brackets")
     except (ValueError, IndexError, AssertionError, AttributeError, TypeError, OverflowError) as error:
         # The parser meets some malformed escapes and directives with Python's own errors.
         raise Refused(
@@ -158,7 +160,7 @@ def _check_tag(event: Any) -> None:
     if tag and tag != "!" and tag not in _PLAIN_TAGS:
         _refuse(
             "bad_yaml",
-            f"the tag {tag} is not used in task files",
+            f"the tag {tag[:60]} is not used in task files",
             event.start_mark,
             "write the value without it",
         )
@@ -243,7 +245,7 @@ def _close(closed: _Open) -> Spot:
             merged.extend(_merged(value))
             continue
         if key.text in items:
-            why = f"{key.text!r} is given twice, first in line {key_spots[key.text].line}"
+            why = f"{key.text[:60]!r} is given twice, first in line {key_spots[key.text].line}"
             raise Refused(
                 "duplicate_key", f"{place(key)}: {why}", hint="keep one", line=key.line, column=key.column
             )

@@ -83,7 +83,7 @@ class Keys:
         """Takes the key and says in the task's notes that it has no effect here, and why."""
         value = self.take(name)
         if value is not None:
-            shown = f" {value.text[:60]}" if isinstance(value, Scalar) else ""
+            shown = " " + " ".join(value.text[:60].split()) if isinstance(value, Scalar) else ""
             self.notes.append(f"{self.at(name)}:{shown} is set aside: {why}")
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ def at(spot: Spot, path: str) -> Iterator[None]:
         if "line" in error.fields:
             raise
         where: dict[str, Any] = {"path": path, **error.fields, "line": spot.line, "column": spot.column}
-        what = error.what.removeprefix(f"{where['path']}: ")
+        what = error.what.removeprefix(f"{where['path']}: ")[:500]
         raise Refused(
             error.code, f"{where['path']} ({place(spot)}): {what}", hint=error.hint, **where
         ) from error

@@ -163,6 +163,8 @@ def _accelerators(spot: Spot, path: str, notes: list[str]) -> tuple[list[tuple[s
 
 def _choice(text: str, path: str, notes: list[str]) -> list[tuple[str, int]]:
     text = text.strip()
+    if len(text) > 100:
+        raise Refused("unknown_accelerator", f"{text[:60]!r}… names no accelerator", hint="write H100:8")
     by_memory = _BY_MEMORY.fullmatch(text)
     if by_memory:
         return _by_memory(text, by_memory)

@@ -112,7 +112,7 @@ def _recipe(keys: Keys) -> Task | None:
         )
     from suan.recipes import recipe_task  # the only place that needs the stages' arguments
 
-    stage = as_text(stage_spot, "recipe")
+    stage = as_text(stage_spot, "recipe")[:100]
     with at(with_spot or stage_spot, "with" if with_spot else "recipe"):
         return recipe_task(stage, plain(with_spot) if with_spot else {})
 

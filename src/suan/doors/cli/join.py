@@ -1,0 +1,136 @@
+"""The verb join: runs the agent of one site in the foreground.
+
+Knows how options or a site.toml become a site, and where its key is kept: STATE/site.json, readable by this user only.
+What an agent does is `suan.engines.runner`'s.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from suan.doors.cli.session import Session, grid_verb
+from suan.grid.error import Refused
+
+Json = dict[str, Any]
+_GRACE_S = 10
+
+
+@click.command()
+@click.argument("address", metavar="URL", required=False)
+@click.option("--token", help="A one-time token: suan join-token SITE. Not needed to join again.")
+@click.option("--site", metavar="NAME", help="The site's name.")
+@click.option("--state", "folder", type=click.Path(path_type=Path), help="Where the site keeps its store and its runs.")
+@click.option("--config", "config", type=click.Path(path_type=Path), help="All of it as a site.toml.")
+@click.option("--pool", "pools", multiple=True, metavar="NAME:ACCELERATOR:NODESxDEVICES", help="For example cpu:CPU:1x8.")
+@click.option("--region", help="Where it is.")
+@click.option("--data-host", help="Address on which other sites fetch data [127.0.0.1].")
+@click.option("--data-port", type=click.IntRange(0, 65535), help="Its port; 0 takes a free one.")
+@click.option("--data-url", help="What others call that address by, when they see another.")
+@click.option("--emulate-links", is_flag=True, default=None, help="Wait out each link's round trip: sites on one machine.")
+@click.option("--stop-runs", is_flag=True, help="SIGTERM stops the runs, too; else they go on without the agent.")
+@grid_verb
+def join(session: Session, *, address: str | None, token: str | None, config: Path | None, **options: Any) -> None:
+    """Run the agent of a site: it dials the grid at URL and never listens for it.
+
+    SIGTERM ends the agent and leaves its runs to go on; the next one finds them. Ctrl-C stops the runs, too.
+    """
+    from suan.doors.cli.site_config import read_site
+
+    given = options | {"url": address, "pools": options["pools"] or None}
+    stop_runs = given.pop("stop_runs")
+    described = read_site(config, given)
+    folder = described.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "agent.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            hint = "stop it, or give this site another --state"
+            raise Refused("agent_running", f"an agent runs on {folder} already", hint=hint) from error
+        key = _key(folder, described, token)
+        session.answer(
+            {"site": described.site, "url": described.url, "state": str(folder), "pid": os.getpid()},
+            lambda: print(f"site {described.site} joins {described.url}; Ctrl-C stops it and its runs", flush=True),
+        )
+        _run(described, key, stop_runs=stop_runs)
+
+
+def _key(folder: Path, described: Any, token: str | None) -> str:
+    """The site's own key: kept from an earlier time, else bought with the token.
+
+    Raises: Refused `no_token`, `bad_token`; NotNow `grid_unreachable`.
+    """
+    from suan.doors.client import Client
+
+    path = folder / "site.json"
+    kept: Json = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    same = kept.get("site") == described.site and kept.get("url") == described.url
+    if same and (not token or token == kept.get("token_used")):
+        return str(kept["key"])
+    if not token:
+        raise Refused(
+            "no_token",
+            f"{described.site} has no key for {described.url} yet",
+            hint=f"an operator makes a token: suan join-token {described.site}; then add --token TOKEN",
+        )
+    joined = Client(described.url).join(
+        token, described.site, region=described.region, engine="local", labels=described.labels
+    )
+    fresh = path.with_suffix(".new")
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        # The spent token is kept so that the same command line works a second time; it is worth nothing any more.
+        json.dump({"site": described.site, "url": described.url, "key": joined["key"], "token_used": token}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    return str(joined["key"])
+
+
+class _WallClock:
+    def now_s(self) -> int:
+        return int(time.time())
+
+
+def _run(described: Any, key: str, *, stop_runs: bool) -> None:
+    """Opens the site's parts and drives the agent until a signal ends it."""
+    from suan.doors.client import Client
+    from suan.engines.agent import Agent
+    from suan.engines.local import LocalEngine
+    from suan.engines.runner import obey_signals, run_agent
+    from suan.stores.artifacts import open_store
+    from suan.stores.door import DataDoor
+    from suan.stores.mover import ChunkMover
+
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {described.site}: %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    stop, stopping_runs = threading.Event(), threading.Event()
+    obey_signals(stop, stopping_runs)
+    if stop_runs:
+        stopping_runs.set()
+    folder = described.folder
+    store = open_store(described.store or folder / "store")
+    door = DataDoor(
+        store, described.data_host, described.data_port, described.data_url, emulate_links=described.emulate_links
+    )
+    engine = LocalEngine(folder / "engine", described.pools_of_nouns())
+    agent = Agent(
+        site=described.site,
+        store=store,
+        folder=folder / "agent",
+        clock=_WallClock(),
+        engine=engine,
+        mover=ChunkMover(store),
+        door=door,
+    )
+    try:
+        run_agent(agent, Client(described.url, key), stop, stop_runs=stopping_runs, grace_s=_GRACE_S)
+    finally:
+        agent.close()

@@ -1,0 +1,133 @@
+"""What a site is, from a site.toml and the options over it.
+
+Knows the keys, their limits and how `NAME:ACCELERATOR:NODESxDEVICES` is spelt. Documented in docs/reference/cli.md.
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from suan.grid.error import Refused
+from suan.grid.hardware import accelerator
+from suan.grid.site import Pool
+from suan.grid.units import BYTES_PER_GIB, microyuan
+
+_POOL = re.compile(r"([a-z0-9][a-z0-9._-]*):([A-Za-z0-9][A-Za-z0-9 ._-]*):(\d+)x(\d+)")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PoolTable(_Table):
+    """One `[[pool]]`. Cores and memory are this machine's where they are left out."""
+
+    name: str = Field(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    accelerator: str
+    nodes: int = Field(default=1, gt=0)
+    devices_per_node: int = Field(gt=0)
+    cpus_per_node: float | None = Field(default=None, gt=0)
+    memory_gib_per_node: float | None = Field(default=None, gt=0)
+    machine_yuan_per_device_h: float = Field(default=0, ge=0)
+    device_w: float | None = Field(default=None, ge=0)
+    host_w_per_node: float = Field(default=0, ge=0)
+    preemption_per_h: float = Field(default=0, ge=0)
+    speed_ratio: float = Field(default=1, gt=0)
+
+    def noun(self) -> Pool:
+        """The pool, its accelerator by its canonical name.
+
+        Raises: Refused `unknown_accelerator`.
+        """
+        kind = accelerator(self.accelerator)
+        cores = self.devices_per_node if kind.device_class == "cpu" else os.cpu_count() or 1
+        return Pool(
+            name=self.name,
+            accelerator=kind.name,
+            nodes=self.nodes,
+            devices_per_node=self.devices_per_node,
+            cpus_per_node=self.cpus_per_node or float(cores),
+            memory_gib_per_node=self.memory_gib_per_node or _memory_gib(),
+            machine_microyuan_per_device_h=microyuan(self.machine_yuan_per_device_h),
+            device_w=self.device_w,
+            host_w_per_node=self.host_w_per_node,
+            preemption_per_h=self.preemption_per_h,
+            speed_ratio=self.speed_ratio,
+        )
+
+
+class SiteTable(_Table):
+    """A site.toml."""
+
+    site: str = Field(min_length=1)
+    url: str = Field(min_length=1)
+    state: Path
+    region: str = ""
+    labels: dict[str, str] = {}
+    store: str = ""  # folder or s3://BUCKET/PREFIX; "" = STATE/store
+    data_host: str = "127.0.0.1"
+    data_port: int = Field(default=0, ge=0, le=65535)
+    data_url: str = ""
+    emulate_links: bool = False
+    pool: list[PoolTable] = Field(min_length=1)
+
+    @property
+    def folder(self) -> Path:
+        return self.state
+
+    def pools_of_nouns(self) -> tuple[Pool, ...]:
+        return tuple(table.noun() for table in self.pool)
+
+
+def read_site(config: Path | None, given: dict[str, Any]) -> SiteTable:
+    """The site that the file describes, with the options that were given over it.
+
+    Raises: Refused `bad_site`, `bad_pool`, `unknown_accelerator`.
+    """
+    table: dict[str, Any] = {}
+    if config is not None:
+        try:
+            table = tomllib.loads(config.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise Refused("bad_site", f"{config}: {error}", hint="see docs/reference/cli.md") from error
+    named = {"folder": "state", "pools": "pool"}
+    for option, value in given.items():
+        if value is not None:
+            table[named.get(option, option)] = value
+    if given.get("pools"):
+        table["pool"] = [pool_table(text) for text in given["pools"]]
+    if missing := [f"--{name}" for name in ("site", "state", "pool") if not table.get(name)]:
+        raise Refused("bad_site", f"a site needs {', '.join(missing)}", hint="suan join --help")
+    if not table.get("url"):
+        raise Refused("bad_site", "which grid is it to join?", hint="suan join URL --site NAME …")
+    try:
+        described = SiteTable.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Refused("bad_site", f"{config or 'options'}: {where}: {first['msg']}", hint="see docs/reference/cli.md") from error
+    names = [pool.name for pool in described.pool]
+    if len(set(names)) < len(names):
+        raise Refused("bad_pool", "two pools have one name", hint="name each pool once")
+    described.pools_of_nouns()
+    return described
+
+
+def pool_table(text: str) -> dict[str, Any]:
+    """`cpu:CPU:1x8` as a `[[pool]]`.
+
+    Raises: Refused `bad_pool`.
+    """
+    match = _POOL.fullmatch(text)
+    if match is None:
+        raise Refused("bad_pool", f"{text!r} is no pool", hint="write NAME:ACCELERATOR:NODESxDEVICES, as in cpu:CPU:1x8")
+    name, kind, nodes, devices = match.groups()
+    return {"name": name, "accelerator": kind, "nodes": int(nodes), "devices_per_node": int(devices)}
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / BYTES_PER_GIB

@@ -1,0 +1,57 @@
+"""What tasks would cost if it were their turn now. Inputs that nothing has written yet count as here already."""
+
+from msgspec.structs import replace
+
+from suan.doors.schema import TaskQuote, shown_task
+from suan.grid.artifact import artifact_name
+from suan.grid.error import SuanError
+from suan.grid.job import InputBinding, Job, Task
+from suan.grid.state import State
+from suan.rules.admit import admit
+from suan.rules.decide import considered
+from suan.rules.policy import Policy
+
+# A quote is still an answer when nothing fits, or when the queue is full today.
+_NO_OBSTACLE = frozenset({"impossible", "unknown_artifact", "queue_full"})
+
+
+def quotes_of(
+    state: State, policy: Policy, tenant: str, tasks: tuple[Task, ...], now_s: int
+) -> list[TaskQuote]:
+    """One quote a task, in order.
+
+    Raises: Refused for what could never be submitted.
+    """
+    _check(state, tenant, tasks, now_s)
+    return [_quote(state, policy, tenant, task, now_s) for task in tasks]
+
+
+def _quote(state: State, policy: Policy, tenant: str, task: Task, now_s: int) -> TaskQuote:
+    inputs, notes = {}, list(task.notes)
+    for name, text in task.inputs.items():
+        parts = artifact_name(text)
+        artifact = state.artifact(parts.kind, parts.name, parts.version)
+        if artifact is None:
+            notes.append(f"inputs.{name}: {text} does not exist yet; quoted as if it were at every site")
+        else:
+            inputs[name] = InputBinding(artifact=artifact.id)
+    bare = {name: text for name, text in task.inputs.items() if name in inputs}
+    _check(state, tenant, (replace(task, inputs=bare),), now_s)
+    job = Job(
+        id="quote",
+        tenant=tenant,
+        task=task,
+        submitted_at_s=now_s,
+        sequence=state.sequence + 1,
+        inputs=inputs,
+    )
+    weighed = considered(state, policy, job, now_s)
+    return TaskQuote(task=shown_task(task), considered=weighed, notes=tuple(notes))
+
+
+def _check(state: State, tenant: str, tasks: tuple[Task, ...], now_s: int) -> None:
+    try:
+        admit(state, tenant, tasks, now_s=now_s)
+    except SuanError as error:
+        if error.code not in _NO_OBSTACLE:
+            raise

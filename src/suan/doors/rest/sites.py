@@ -1,0 +1,186 @@
+"""Sites: joining, reporting, logs as they come in, links and tariffs."""
+
+import time
+from typing import Annotated, Any
+
+import msgspec
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from suan.control.commands import (
+    Joined,
+    drain_site,
+    issue_join_token,
+    join_site,
+    set_link,
+    set_tariff,
+    unknown,
+)
+from suan.doors.rest.access import AnyKey, Here, Operator, Viewer, site_key
+from suan.doors.rest.answer import Json, Raw, answers, takes, takes_bytes
+from suan.doors.rest.news import Live
+from suan.doors.rest.parts import Parts
+from suan.doors.schema import DrainBody, JoinBody, JoinTokenBody, LinkBody
+from suan.grid import fact as f
+from suan.grid.action import Observation, Orders
+from suan.grid.error import Refused
+from suan.grid.site import GRID_SITE, Link, Site, Tariff
+from suan.grid.state import State
+
+router = APIRouter(prefix="/v1", tags=["sites"])
+_observation = msgspec.json.Decoder(Observation)
+_tariff = msgspec.json.Decoder(Tariff)
+# Facts after which no site's orders can be others than before.
+_NOT_FOR_SITES = (f.JobSubmitted, f.Metered, f.Settled, f.KeyIssued, f.KeyRevoked, f.TenantSet, f.RunStarted)
+
+
+@router.post("/join-tokens", status_code=201)
+def make_join_token(here: Here, key: Operator, body: JoinTokenBody) -> Response:
+    """A token with which the site joins, once."""
+    token = here.grid.do(issue_join_token(body.site, body.expires_s, label=f"join token by {key.id}"))
+    return Json({"token": token, "site": body.site, "expires_s": body.expires_s}, 201)
+
+
+@router.post("/sites/join", responses=answers(Joined))
+def join(here: Here, body: JoinBody) -> Response:
+    """Spends a join token for the site's own key, which is shown this once. Needs no other key."""
+    command = join_site(body.token, body.site, region=body.region, engine=body.engine, labels=body.labels)
+    return Json(here.grid.do(command))
+
+
+@router.post("/sites/{site}/report", responses=answers(Orders), openapi_extra=takes(Observation))
+async def report(
+    here: Here,
+    key: AnyKey,
+    site: str,
+    body: Raw,
+    wait_s: Annotated[float, Query(ge=0, le=60)] = 0,
+    known: int = 0,
+) -> Response:
+    """What the site sees; what it should be doing. With `wait_s`, answers when that differs from version `known`."""
+    site_key(key, site)
+    seen = _observation.decode(body)
+    if seen.site != site:
+        raise Refused("bad_value", f"the report is about {seen.site[:80]!r}", hint=f"report {site}", path="site")
+    waiter = here.news.waiter(lambda fact: not isinstance(fact, _NOT_FOR_SITES))
+    try:
+        orders = await run_sync(here.grid.report, seen)
+        await run_sync(_tell_progress, here, seen)
+        # No longer than a third of the lease: what a site says is what keeps it alive.
+        deadline_s = time.monotonic() + min(wait_s, here.grid.policy.lease_s / 3)
+        while orders.version == known and (left_s := deadline_s - time.monotonic()) > 0:
+            if not await waiter.wait(left_s):
+                break
+            orders = await run_sync(here.grid.orders, site)
+    finally:
+        here.news.leave(waiter)
+    return Json(orders)
+
+
+def _tell_progress(here: Parts, seen: Observation) -> None:
+    """Passes on what is news only: the state of a run or a transfer on its way."""
+    for run_seen in seen.runs:
+        run = here.grid.state.runs.get(run_seen.run)
+        if run is not None and run.site == seen.site and run_seen.progress:
+            data = {"job": run.job, "run": run.id, "site": run.site, "progress": run_seen.progress}
+            here.news.tell(Live(run.tenant, data))
+    for moved in seen.transfers:
+        transfer = here.grid.state.transfers.get(moved.transfer)
+        if transfer is None or transfer.destination != seen.site or moved.done or moved.failed:
+            continue
+        artifact = here.grid.state.artifacts[transfer.artifact]
+        data = {
+            "transfer": transfer.id,
+            "artifact": transfer.artifact,
+            "site": seen.site,
+            "job": transfer.job,
+            "arrived_bytes": moved.arrived_bytes,
+            "bytes": transfer.bytes,
+        }
+        here.news.tell(Live(artifact.tenant, data))
+
+
+@router.put("/sites/{site}/runs/{run}/log", openapi_extra=takes_bytes())
+def append_log(
+    here: Here, key: AnyKey, site: str, run: str, body: Raw, offset: Annotated[int, Query(ge=0)]
+) -> Response:
+    """Adds to a run's log. The size tells where to go on: a gap adds nothing."""
+    site_key(key, site)
+    known = here.grid.state.runs.get(run)
+    if known is None or known.site != site:
+        raise unknown("run", run, f"suan sites {site}")
+    size = here.logs.append(run, offset, body)
+    here.news.log_grew(run)
+    return Json({"size": size})
+
+
+@router.get("/sites")
+def list_sites(here: Here, _: Viewer) -> Response:
+    """Every compute centre, its pools and what they have free. The grid's own store is `/v1/sites/grid`."""
+
+    def view(state: State) -> dict[str, Any]:
+        return {"items": [_view(here, state, site) for name, site in state.sites.items() if name != GRID_SITE]}
+
+    return Json(here.grid.read(view))
+
+
+@router.get("/sites/{site}")
+def get_site(here: Here, _: Viewer, site: str) -> Response:
+    """One site."""
+
+    def view(state: State) -> dict[str, Any]:
+        if site not in state.sites:
+            raise unknown("site", site, "suan sites")
+        return _view(here, state, state.sites[site])
+
+    return Json(here.grid.read(view))
+
+
+@router.post("/sites/{site}/drain")
+def drain(here: Here, _: Operator, site: str, body: DrainBody) -> Response:
+    """A draining site takes no new runs; those it has go on."""
+    here.grid.do(drain_site(site, body.draining))
+    return Json(here.grid.read(lambda state: _view(here, state, state.sites[site])))
+
+
+@router.get("/links")
+def list_links(here: Here, _: Viewer) -> Response:
+    """Every link that was declared or measured."""
+    return Json({"items": here.grid.read(lambda state: list(state.links.values()))})
+
+
+@router.put("/links", responses=answers(Link))
+def put_link(here: Here, _: Operator, body: LinkBody) -> Response:
+    """Declares one direction between two sites."""
+    here.grid.do(set_link(Link(**body.model_dump())))
+    return Json(here.grid.read(lambda state: state.links[body.source, body.destination]))
+
+
+@router.put("/sites/{site}/tariff", responses=answers(Tariff), openapi_extra=takes(Tariff))
+def put_tariff(here: Here, _: Operator, site: str, body: Raw) -> Response:
+    """Sets what electricity costs at the site, by the hour."""
+    tariff = _tariff.decode(body)
+    if tariff.site not in ("", site):
+        raise Refused("bad_value", f"the tariff is for {tariff.site[:80]!r}", hint=f"name {site}", path="site")
+    tariff = msgspec.structs.replace(tariff, site=site)
+    here.grid.do(set_tariff(tariff))
+    return Json(tariff)
+
+
+def _view(here: Parts, state: State, site: Site) -> dict[str, Any]:
+    now_s = here.grid.now_s()
+    view = msgspec.structs.asdict(site)
+    view["heard_at_s"] = max(site.heard_at_s, here.grid.live.heard_at_s.get(site.name, 0))
+    view["pools"] = [
+        {
+            **msgspec.structs.asdict(pool),
+            "devices": pool.devices,
+            "used_devices": state.used_devices.get((site.name, pool.name), 0),
+        }
+        for pool in site.pools.values()
+    ]
+    view["open_runs"] = list(state.open_runs.get(site.name, ()))
+    view["artifacts"] = sum(site.name in replicas for replicas in state.replicas.values())
+    view["tariff"] = state.tariff(site.name, now_s)
+    return view

@@ -1,0 +1,62 @@
+"""Policies by name: how a simulated grid decides, and what its jobs tell it."""
+
+import difflib
+from typing import Any
+
+import msgspec
+
+from suan.control.loop import Decide
+from suan.grid.error import Refused
+from suan.rules.decide import decide
+from suan.rules.policy import Policy
+from suan.sim.baselines import Baseline
+
+
+class NamedPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run a grid. `oracle`: jobs say how long they really take; else they say nothing."""
+
+    name: str
+    policy: Policy
+    decider: Decide
+    oracle: bool = False
+
+
+BUILT_IN: dict[str, NamedPolicy] = {
+    row.name: row
+    for row in (
+        NamedPolicy(name="greedy", policy=Policy(), decider=decide),
+        NamedPolicy(name="greedy-oracle", policy=Policy(), decider=decide, oracle=True),
+        NamedPolicy(name="fifo", policy=Policy(name="fifo"), decider=Baseline(everywhere=False)),
+        NamedPolicy(name="fifo-any", policy=Policy(name="fifo-any"), decider=Baseline()),
+    )
+}
+DEFAULT = "greedy"
+
+
+def named_policy(name: str, overrides: dict[str, dict[str, Any]]) -> NamedPolicy:
+    """The policy of that name: one of the world's `[policy.NAME]`, over the built-in one it is `like`, or built in.
+
+    Raises: Refused `unknown_policy` with the nearest.
+    """
+    if name not in overrides and name not in BUILT_IN:
+        known = sorted({*overrides, *BUILT_IN})
+        near = difflib.get_close_matches(name, known, n=1)
+        raise Refused(
+            "unknown_policy",
+            f"no policy is called {name!r}",
+            hint=f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}",
+        )
+    changes = dict(overrides.get(name, {}))
+    like = str(changes.pop("like", name if name in BUILT_IN else DEFAULT))
+    if like not in BUILT_IN:
+        raise Refused(
+            "unknown_policy",
+            f"policy.{name}.like is {like!r}, which is not built in",
+            hint=f"there are {', '.join(BUILT_IN)}",
+        )
+    base = BUILT_IN[like]
+    oracle = bool(changes.pop("oracle", base.oracle))
+    fields = msgspec.to_builtins(base.policy) | changes | {"name": name}
+    return NamedPolicy(
+        name=name, policy=msgspec.convert(fields, Policy), decider=base.decider, oracle=oracle
+    )
