@@ -11,14 +11,13 @@ import httpx
 import msgspec
 import pytest
 
-from suan.grid.action import FetchOrder, Ticket
+from suan.grid.action import FetchOrder, Ticket, ticket_hash
 from suan.grid.error import Refused
 from suan.stores.artifacts import open_store
 from suan.stores.door import DataDoor
 from suan.stores.manifests import CHUNK_BYTES
 from suan.stores.mover import ChunkMover
 from suan.stores.pace import Pace
-from suan.stores.ticket import ticket_hash
 
 FAST = 1e9
 SIZE = 5_000_000

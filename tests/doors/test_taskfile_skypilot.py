@@ -157,16 +157,15 @@ def test_services() -> None:
 def test_pipelines_run_one_after_the_other() -> None:
     file = read("pipeline_four")
     assert file.name == "pipeline"
-    for before, after in zip(file.tasks, file.tasks[1:], strict=False):
-        assert set(after.inputs.values()) == set(before.outputs.values())
-    assert not file.tasks[0].inputs
-    assert not file.tasks[-1].outputs
+    for before, task in zip(file.tasks, file.tasks[1:], strict=False):
+        assert task.after == (before.name,)
+    assert not file.tasks[0].after
 
 
 def test_a_parallel_group_has_no_order() -> None:
     file = read("elastic_job_group")
     assert file.name == "elastic-train"
-    assert not any(task.inputs or task.outputs for task in file.tasks)
+    assert not any(task.after for task in file.tasks)
 
 
 def test_local_paths_are_for_the_caller_to_upload() -> None:

@@ -271,3 +271,17 @@ def test_preemption_risk_and_lateness_are_priced() -> None:
     assert quotes[safe].late_s == 3600
     assert quotes[safe].late_microyuan == grid.policy.late_microyuan_per_h
     assert quotes[risky].late_microyuan == 0
+
+
+def test_a_task_after_another_waits_for_its_success_and_fails_with_it() -> None:
+    grid = Scenario().site("west", "H100-SXM 1x8")
+    one, two = grid.submit(task("one"), task("two", after=("one",)))
+    check(grid, f"place {one} at west/p0 on 1\nwait {two}: input")
+    grid.ended(f"{one}-r1").tell(f.JobEnded(at_s=grid.now_s, job=one, phase=JobPhase.SUCCEEDED, outcome=""))
+    check(grid, f"place {two} at west/p0 on 1")
+    three, four = grid.submit(task("three"), task("four", after=("three",)))
+    grid.tell(f.JobStopRequested(at_s=grid.now_s, job=three))
+    grid.plan()
+    check(grid, f"end {four} failed: its input will not come: job {three} (three) stopped")
+    with pytest.raises(Refused, match="no earlier task"):
+        grid.submit(task("five", after=("six",)))

@@ -23,6 +23,7 @@ from suan.grid.action import (
     StopOrder,
     StopRun,
     Ticket,
+    ticket_hash,
 )
 from suan.grid.artifact import Transfer
 from suan.grid.job import JobPhase, Run, RunPhase
@@ -124,8 +125,6 @@ def ticket_secret(secret: bytes, transfer: Transfer) -> str:
 def _transfer(
     state: State, transfer: Transfer, site: str, secret: bytes, into: tuple[list[FetchOrder], list[Ticket]]
 ) -> None:
-    from suan.stores.door import ticket_hash
-
     bytes_per_s = link_share_bytes_per_s(state, transfer.source, transfer.destination)
     link = link_between(state, transfer.source, transfer.destination)
     rtt_ms = link.rtt_ms if link else 0.0

@@ -4,6 +4,8 @@ Orders and observations are levels: the whole of what should be, the whole of wh
 doing it once, because its id is the run's or the transfer's.
 """
 
+import hashlib
+
 import msgspec
 
 from suan.grid.account import Usage
@@ -109,6 +111,11 @@ class FetchOrder(msgspec.Struct, frozen=True, kw_only=True):
     ticket: str  # bearer secret that the source honours for this digest
     bytes_per_s: float
     rtt_ms: float = 0.0
+
+
+def ticket_hash(secret: str) -> str:
+    """BLAKE2b-256 of a ticket's secret, hex. Secrets are random and long: no salt, no stretching."""
+    return hashlib.blake2b(secret.encode(), digest_size=32).hexdigest()
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):

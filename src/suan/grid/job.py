@@ -81,6 +81,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     secrets: dict[str, str] = {}  # never shown, never logged
     inputs: dict[str, str] = {}  # name -> artifact; folder at $SUAN_INPUT_<NAME>
     outputs: dict[str, str] = {}  # name -> artifact; folder at $SUAN_OUTPUT_<NAME>
+    after: tuple[str, ...] = ()  # earlier tasks of the same file that must have succeeded
     file_mounts: dict[str, str] = {}  # path at the run -> artifact or URL
     priority: Priority = Priority.STANDARD
     deadline_s: int | None = None  # after submission
@@ -107,11 +108,11 @@ TERMINAL_PHASES = frozenset({JobPhase.SUCCEEDED, JobPhase.FAILED, JobPhase.STOPP
 
 
 class InputBinding(msgspec.Struct, frozen=True, kw_only=True):
-    """What an input stands for: an artifact version that exists, or what another job will write."""
+    """What an input stands for: an artifact version that exists, what another job will write, or its success."""
 
     artifact: str = ""  # kind:name@version, once known
     from_job: str = ""  # else the job that writes it
-    from_output: str = ""
+    from_output: str = ""  # "": nothing is handed over, the job must have succeeded
 
 
 class Bid(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,6 +53,9 @@ def admit(
             name: _bind(state, tenant, index, (ids, tasks, outputs), text)
             for name, text in task.inputs.items()
         }
+        inputs |= {
+            f"after:{name}": InputBinding(from_job=ids[_earlier(tasks, index, name)]) for name in task.after
+        }
         facts.append(
             JobSubmitted(
                 at_s=now_s,
@@ -131,6 +134,18 @@ def _bind(
         "unknown_artifact",
         f"{tasks[index].name} needs {text}, which does not exist and nothing writes",
         hint=f"did you mean {near[0]}?" if near else f"put it there first: suan put FOLDER {parts.series}",
+    )
+
+
+def _earlier(tasks: tuple[Task, ...], index: int, name: str) -> int:
+    """The nearest task of that name before this one."""
+    for before in range(index - 1, -1, -1):
+        if tasks[before].name == name:
+            return before
+    raise Refused(
+        "cycle",
+        f"{tasks[index].name} comes after {name}, which is no earlier task",
+        hint="put it before this one",
     )
 
 

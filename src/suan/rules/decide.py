@@ -85,7 +85,10 @@ def _hopeless(state: State, policy: Policy, job: Job) -> str:
         return f"{job.refusals} times in a row no engine could start it: {why}"
     for binding in job.inputs.values():
         writer = state.jobs.get(binding.from_job)
-        if writer and writer.ended_at_s is not None and binding.from_output not in writer.outputs:
+        if writer is None or writer.ended_at_s is None:
+            continue
+        wanting = binding.from_output not in writer.outputs if binding.from_output else True
+        if wanting and writer.phase != JobPhase.SUCCEEDED:
             return f"its input will not come: job {writer.id} ({writer.task.name}) {writer.phase}"
     return ""
 

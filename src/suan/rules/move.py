@@ -6,7 +6,7 @@ A transfer's id is made of digest and destination, so that asking twice moves on
 import msgspec
 
 from suan.grid.artifact import Artifact, TransferPhase
-from suan.grid.job import Job, Reason
+from suan.grid.job import Job, JobPhase, Reason
 from suan.grid.site import GRID_SITE, Link, SitePhase
 from suan.grid.state import State
 from suan.grid.units import BYTES_PER_GB
@@ -36,11 +36,13 @@ def bound_artifacts(state: State, job: Job) -> dict[str, Artifact] | Reason:
         artifact_id = binding.artifact
         if not artifact_id:
             writer = state.jobs[binding.from_job]
+            if not binding.from_output and writer.phase == JobPhase.SUCCEEDED:
+                continue
             artifact_id = writer.outputs.get(binding.from_output, "")
             if not artifact_id:
                 return Reason(
                     code="input",
-                    text=f"waits for {writer.task.outputs.get(binding.from_output, name)}"
+                    text=f"waits for {writer.task.outputs.get(binding.from_output, 'the end')}"
                     f" from job {writer.id} ({writer.task.name}, {writer.phase})",
                     need=1,
                     have=0,

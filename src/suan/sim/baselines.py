@@ -4,12 +4,12 @@ Each is a `decide` of the same type as `rules.decide` and is judged by the same 
 that the money they spend is counted alike; they do not choose by it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from suan.grid.action import Action, EndJob, MoveArtifact, PlaceRun, Plan, StopRun
 from suan.grid.artifact import Artifact, TransferPhase
-from suan.grid.job import Bid, Considered, Job, JobPhase, Reason
+from suan.grid.job import Bid, Considered, Demand, Job, JobPhase, Reason
 from suan.grid.state import State
 from suan.rules.fit import fit
 from suan.rules.move import RETRY_LIMIT_S, RETRY_S, Move, bound_artifacts, moves_to, transfer_id
@@ -31,19 +31,21 @@ class Baseline:
         """The plan for this moment. Same input, same plan."""
         cycle = _Cycle(state=state, policy=policy, now_s=now_s, supplies=supplies(state, now_s))
         blocked: set[str] = set()  # pools whose head waits; with `everywhere` one head blocks them all
+        homes: dict[Demand, str] = {}
         for job in _queue(state):
+            if homes.get(state.waiting[job.id]) in blocked:
+                continue
             if outcome := _hopeless(state, policy, job):
                 cycle.actions.append(EndJob(job=job.id, phase=JobPhase.FAILED, outcome=outcome))
                 continue
             candidates = self._candidates(cycle, job)
             home = candidates[0].name if candidates and not self.everywhere else "any"
-            if home in blocked:
-                continue
+            homes[state.waiting[job.id]] = home
             reason = cycle.try_first(job, candidates)
             if reason is not None:
                 cycle.reasons[job.id] = reason
                 blocked.add(home)
-                if self.everywhere or len(blocked) >= len(cycle.supplies):
+                if self.everywhere:
                     break
         return Plan(
             at_s=now_s,

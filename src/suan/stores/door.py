@@ -20,11 +20,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from suan.grid.action import Ticket
+from suan.grid.action import Ticket, ticket_hash
 from suan.grid.error import Refused, SiteTrouble, SuanError
 from suan.stores.manifests import chunk_sizes, manifest_from
 from suan.stores.pace import Pace
-from suan.stores.ticket import ticket_hash
 
 _BLOCK_BYTES = 64 << 10
 _BLOCKS_PER_S = 10  # at least, on slow links: a reader must not think that the source died

@@ -77,7 +77,7 @@ def read_tasks(
     ]
     tasks = tuple(task for task, _ in read)
     if not parallel:
-        tasks = in_file_order(tasks, name or stem)
+        tasks = in_file_order(tasks)
     return TaskFile(name=name, tasks=tasks, local=tuple(local for _, local in read))
 
 

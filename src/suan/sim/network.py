@@ -1,0 +1,154 @@
+"""Messages between simulated sites and the grid, and what can happen to them on the way.
+
+A site without trouble is heard at every moment at which anything happens, like one that waits in a long poll. One in
+trouble reports by itself every few seconds and when it has news; its reports or their answers may be lost, doubled or
+late, and its lease lasts only as long as answers come.
+"""
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from suan.control.loop import Grid
+from suan.grid.action import Observation
+from suan.sim.site import SimulatedSite
+
+HEARTBEAT_S = 10  # of a site in trouble
+LONGEST_DELAY_S = 45  # longer than a lease
+_LOST_RATIO, _LATE_RATIO, _DOUBLE_RATIO = 0.6, 0.4, 0.5  # of the messages, while the fault lasts
+
+MESSAGE_FAULTS = ("lost_answers", "delayed_reports", "duplicated_reports")
+CUTS = ("partition", "agent_restart")
+
+
+@dataclass(slots=True)
+class Connection:
+    """How one site is connected: until when each trouble lasts."""
+
+    site: SimulatedSite
+    until_s: dict[str, int] = field(default_factory=dict)  # kind of trouble -> its end
+    beat_at_s: int = 0
+    tried_s: int = -1  # when a report was last sent in trouble
+
+    def has(self, *kinds: str) -> bool:
+        return any(kind in self.until_s for kind in kinds)
+
+
+class Network:
+    """Every site's connection to one grid, which may be replaced by its successor."""
+
+    def __init__(self, grid: Grid, sites: Iterable[SimulatedSite], seed: int) -> None:
+        self.grid = grid
+        self.fired: Counter[str] = Counter()
+        self._connections = {site.name: Connection(site) for site in sites}
+        self._chance = random.Random(f"{seed}/network")
+        self._late: list[tuple[int, int, str, Observation]] = []  # arrival, serial, site, report
+        self._serial = 0
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether any site is in trouble."""
+        return any(connection.until_s for connection in self._connections.values())
+
+    def next_s(self) -> int | None:
+        """When a trouble ends, a late message arrives or a site in trouble reports."""
+        moments = [self._late[0][0]] if self._late else []
+        for connection in self._connections.values():
+            if connection.until_s:
+                moments.append(min(connection.until_s.values()))
+                if not connection.has(*CUTS):
+                    moments.append(connection.beat_at_s)
+        return min(moments, default=None)
+
+    def trouble(self, site: str, kind: str, until_s: int, now_s: int) -> None:
+        """From now on the site's messages suffer from this."""
+        connection = self._connections[site]
+        connection.until_s[kind] = max(until_s, connection.until_s.get(kind, 0))
+        connection.beat_at_s = now_s + HEARTBEAT_S
+        connection.site.connect(False, self.grid.policy.lease_s)
+        if kind in CUTS:
+            self.fired[kind] += 1
+
+    def calm(self) -> None:
+        """Ends all trouble at once; what was late is lost."""
+        self._late.clear()
+        for connection in self._connections.values():
+            for kind in connection.until_s:
+                connection.until_s[kind] = 0
+
+    def pass_time(self, now_s: int) -> None:
+        """What time does: troubles end, quiet sites are heard, late messages arrive, troubled sites report."""
+        for name, connection in self._connections.items():
+            if connection.until_s:
+                self._end_troubles(connection, now_s)
+            if not connection.until_s:
+                self.grid.live.heard_at_s[name] = now_s
+        while self._late and self._late[0][0] <= now_s:
+            _, _, name, seen = heapq.heappop(self._late)
+            if not self._connections[name].has(*CUTS):
+                self._answer(self._connections[name], seen)
+        for connection in self._connections.values():
+            if connection.until_s and connection.beat_at_s <= now_s:
+                self._report(connection, now_s)
+
+    def exchange(self, touched: Iterable[str], now_s: int) -> None:
+        """Sites for which there are new orders get them, and those with news tell it."""
+        for name in touched:
+            connection = self._connections[name]
+            if connection.until_s:
+                self._report(connection, now_s)
+            else:
+                connection.site.obey(self.grid.orders(name))
+        for connection in self._connections.values():
+            site = connection.site
+            next_s = site.next_s()
+            due = site.wants_full or site.name in touched or (next_s is not None and next_s <= now_s)
+            if due or site.has_unseen_changes():
+                if site.has_news():
+                    self._report(connection, now_s)
+
+    # ---------------------------------------------------------------- one message
+
+    def _report(self, connection: Connection, now_s: int) -> None:
+        site = connection.site
+        if not connection.until_s:
+            self._answer(connection, site.observe())
+            return
+        if connection.tried_s == now_s or connection.has(*CUTS):
+            return
+        connection.tried_s, connection.beat_at_s = now_s, now_s + HEARTBEAT_S
+        seen = site.observe()
+        if connection.has("delayed_reports") and self._chance.random() < _LATE_RATIO:
+            self.fired["delayed_reports"] += 1
+            self._delay(site.name, seen, now_s)
+            return
+        if connection.has("duplicated_reports") and self._chance.random() < _DOUBLE_RATIO:
+            self.fired["duplicated_reports"] += 1
+            self._delay(site.name, seen, now_s)
+        if connection.has("lost_answers") and self._chance.random() < _LOST_RATIO:
+            self.fired["lost_answers"] += 1
+            self.grid.report(seen)
+            return
+        self._answer(connection, seen)
+
+    def _answer(self, connection: Connection, seen: Observation) -> None:
+        orders = self.grid.report(seen)
+        connection.site.answered(seen)
+        connection.site.obey(orders)
+
+    def _delay(self, site: str, seen: Observation, now_s: int) -> None:
+        self._serial += 1
+        arrives_s = now_s + self._chance.randint(1, LONGEST_DELAY_S)
+        heapq.heappush(self._late, (arrives_s, self._serial, site, seen))
+
+    def _end_troubles(self, connection: Connection, now_s: int) -> None:
+        over = [kind for kind, until_s in connection.until_s.items() if until_s <= now_s]
+        for kind in over:
+            del connection.until_s[kind]
+        if "agent_restart" in over:
+            connection.site.restart()
+        if not connection.until_s:
+            connection.site.connect(True, self.grid.policy.lease_s)
+            connection.site.wants_full = True
