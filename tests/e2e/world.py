@@ -132,9 +132,7 @@ class World:
     def log(self, run: str) -> bytes:
         return self.logs.read(run, 0, 1 << 30)
 
-    def until(
-        self, condition: Callable[[], object], within_s: float = 30, of: tuple[str, ...] = ()
-    ) -> None:
+    def until(self, condition: Callable[[], object], within_s: float = 30, of: tuple[str, ...] = ()) -> None:
         deadline_s = time.monotonic() + within_s
         while not condition():
             if time.monotonic() > deadline_s:

@@ -94,7 +94,8 @@ class Scenario:
     def plan(self) -> Plan:
         """Decides, has the plan audited, and writes it down."""
         plan = decide(self.state, self.policy, self.now_s)
-        assert audit(self.state, plan) == ()
+        objections = audit(self.state, plan)
+        assert objections == (), objections
         self.tell(*facts_of(plan))
         return plan
 

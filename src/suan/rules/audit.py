@@ -66,7 +66,11 @@ def _placement(
         )
     if bid.start_s > plan.at_s:
         found.append(f"places {job.id} now, its bid starts {bid.start_s - plan.at_s} s later")
-    for name in job.inputs:
+    for name, binding in job.inputs.items():
+        if binding.from_job and not binding.from_output:
+            if state.jobs[binding.from_job].phase != "succeeded":
+                found.append(f"places {job.id} before {binding.from_job} has succeeded")
+            continue
         artifact = action.inputs.get(name, "")
         if bid.site not in state.replicas.get(artifact, {}):
             found.append(f"places {job.id} at {bid.site} without its input {name} ({artifact or 'unknown'})")

@@ -145,6 +145,11 @@ class SimulatedEngine:
             moments.append(self._lease_ends_s)
         return min(moments, default=None)
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether anything has changed since the last `take_changed`, as far as time was looked at."""
+        return bool(self._changed)
+
     def take_changed(self) -> tuple[str, ...]:
         """The runs that changed since the last call, in the order of their first change."""
         self._advance()

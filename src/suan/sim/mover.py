@@ -71,6 +71,11 @@ class SimulatedMover:
 
     # ---------------------------------------------------------------- for the site and its faults
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is wanted."""
+        return not self._fetches
+
     def next_s(self) -> int | None:
         """When the next fetch ends; None when none will."""
         ends = [f.ends_at_s for f in self._fetches.values() if not (f.done or f.failed)]

@@ -65,9 +65,11 @@ class Network:
     def trouble(self, site: str, kind: str, until_s: int, now_s: int) -> None:
         """From now on the site's messages suffer from this."""
         connection = self._connections[site]
+        if not connection.until_s:  # the last heartbeat got through just now
+            self.grid.live.heard_at_s[site] = now_s
+            connection.site.connect(False, self.grid.policy.lease_s)
         connection.until_s[kind] = max(until_s, connection.until_s.get(kind, 0))
         connection.beat_at_s = now_s + HEARTBEAT_S
-        connection.site.connect(False, self.grid.policy.lease_s)
         if kind in CUTS:
             self.fired[kind] += 1
 
@@ -102,12 +104,8 @@ class Network:
             else:
                 connection.site.obey(self.grid.orders(name))
         for connection in self._connections.values():
-            site = connection.site
-            next_s = site.next_s()
-            due = site.wants_full or site.name in touched or (next_s is not None and next_s <= now_s)
-            if due or site.has_unseen_changes():
-                if site.has_news():
-                    self._report(connection, now_s)
+            if connection.site.may_have_news(now_s) and connection.site.has_news():
+                self._report(connection, now_s)
 
     # ---------------------------------------------------------------- one message
 

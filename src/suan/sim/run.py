@@ -95,12 +95,15 @@ class Simulation:
         return self._arrived >= len(self.arrivals) and not self._open_jobs
 
     def _next_s(self) -> int | None:
-        moments = [self.network.next_s(), self._faults.next_s(), self.grid.plan.wake_at_s]
+        """The next moment at which anything can happen; None when only faults are left, which finish no job."""
+        moments = [self.network.next_s(), self.grid.plan.wake_at_s]
         moments.extend(site.next_s() for site in self.sites.values())
         if self._arrived < len(self.arrivals):
             moments.append(self.world.start_s + self.arrivals[self._arrived].at_s)
         if self.network.is_troubled:
             moments.append(self.grid.wake_at_s())
+        if any(at_s is not None for at_s in moments):
+            moments.append(self._faults.next_s())
         now_s = self.clock.now_s()
         return min((max(at_s, now_s + 1) for at_s in moments if at_s is not None), default=None)
 

@@ -51,6 +51,13 @@ class SimulatedSite:
         moments = (self.engine.next_s(), self.mover.next_s())
         return min((at_s for at_s in moments if at_s is not None), default=None)
 
+    def may_have_news(self, now_s: int) -> bool:
+        """A quick look: False when `has_news` would be."""
+        if self._untold or self.wants_full or self.engine.has_changed:
+            return True
+        next_s = self.next_s()
+        return (next_s is not None and next_s <= now_s) or not self.mover.is_idle
+
     def has_news(self) -> bool:
         """Whether there is anything that the grid has not heard yet."""
         self._look()

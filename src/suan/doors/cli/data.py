@@ -50,7 +50,7 @@ def ls(session: Session, kind: str | None, limit: int, cursor: str | None) -> No
 
 def _sites(artifact: Json) -> str:
     """Where its copies are."""
-    return ", ".join(artifact.get("replicas") or ())
+    return ", ".join(replica["site"] for replica in artifact["replicas"])
 
 
 @click.command()
@@ -75,11 +75,12 @@ def data(session: Session, name: str) -> None:
 
         if found.get("metrics"):
             print(f"  metrics   {metrics_text(found['metrics'])}")
-        for moved in found.get("transfers") or ():
-            print(
-                f"  transfer  {moved['source']} → {moved['destination']} {moved['phase']}, "
-                f"{bytes_text(moved['moved_bytes'])} moved"
-            )
+        for made in found["used_by"]:
+            print(f"  used by   {made}")
+        for moving in found["transfers"]:
+            transfer = moving["transfer"]
+            so_far = f"{bytes_text(moving['arrived_bytes'])} of {bytes_text(transfer['bytes'])}"
+            print(f"  moving    {transfer['source']} → {transfer['destination']}, {so_far} there")
 
     session.answer(found, say)
 

@@ -96,9 +96,9 @@ def _print_job(found: Json, runs: list[Json]) -> None:
             print(f"  {name:<10}{render.clean(str(value))}")
     if runs:
         rows = [
-            (r["id"], r["site"], r["pool"], r["devices"], r["phase"], r.get("cause"), r.get("exit_code"),
-             render.moment(r.get("started_at_s")), r.get("endpoint"))
-            for r in runs
+            (r["id"], r["site"], r["pool"], r["devices"], r["phase"], r["cause"], r["exit_code"],
+             render.moment(r["started_at_s"]), r["endpoint"])
+            for r in (detail["run"] for detail in runs)
         ]  # fmt: skip
         headings = ("run", "site", "pool", "devices", "phase", "cause", "exit", "started", "endpoint")
         print(render.table(headings, rows, right="devices exit"))

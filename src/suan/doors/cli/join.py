@@ -43,7 +43,7 @@ def join(session: Session, *, address: str | None, token: str | None, config: Pa
     """
     from suan.doors.cli.site_config import read_site
 
-    given = options | {"url": address, "pools": options["pools"] or None}
+    given = options | {"url": address or session.named_url(), "pools": options["pools"] or None}
     stop_runs = given.pop("stop_runs")
     described = read_site(config, given)
     folder = described.folder
@@ -71,7 +71,7 @@ def _key(folder: Path, described: Any, token: str | None) -> str:
 
     path = folder / "site.json"
     kept: Json = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    same = kept.get("site") == described.site and kept.get("url") == described.url
+    same = kept.get("site") == described.site
     if same and (not token or token == kept.get("token_used")):
         return str(kept["key"])
     if not token:

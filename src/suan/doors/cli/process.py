@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _POLL_S = 0.05
+_RUN_MARKER = "SUAN_RUN_FOLDER"  # as engines/supervise.py sets it
 
 
 class Process(NamedTuple):
@@ -97,21 +98,18 @@ def boot_id() -> str:
 
 
 def left_in(folder: Path) -> list[Process]:
-    """Every process of ours that works in `folder` or was started with a path inside it."""
-    root, found = str(folder.resolve()), []
+    """Every process of a run that is kept in `folder`: the local engine marks their environment with the run's folder."""
+    marker, found = f"{_RUN_MARKER}={folder.resolve()}{os.sep}".encode(), []
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+        if not entry.name.isdecimal():
             continue
         try:
-            inside = (os.readlink(entry / "cwd") + "/").startswith(root + "/")
-            named = any(
-                part.decode(errors="replace").startswith(root + "/")
-                for part in (entry / "cmdline").read_bytes().split(b"\0")
-            )
+            environment = (entry / "environ").read_bytes().split(b"\0")
         except OSError:  # another user's, or gone
             continue
-        if (inside or named) and (process := this_process(int(entry.name))):
-            found.append(process)
+        if any(variable.startswith(marker) for variable in environment):
+            if process := this_process(int(entry.name)):
+                found.append(process)
     return found
 
 

@@ -35,7 +35,7 @@ def table(
     """
     cells = [[*headings], *([_cell(value) for value in row] for row in rows)]
     widths = [max(width(row[index]) for row in cells) for index in range(len(headings))]
-    to_right = [heading in right.split() for heading in headings]
+    to_right = [all(word in right.split() for word in heading.split()) for heading in headings]
     lines = []
     for number, row in enumerate(cells):
         padded = [

@@ -4,6 +4,7 @@ Knows the keys, their limits and how `NAME:ACCELERATOR:NODESxDEVICES` is spelt. 
 """
 
 import os
+import platform
 import re
 import tomllib
 from pathlib import Path
@@ -17,6 +18,7 @@ from suan.grid.site import Pool
 from suan.grid.units import BYTES_PER_GIB, microyuan
 
 _POOL = re.compile(r"([a-z0-9][a-z0-9._-]*):([A-Za-z0-9][A-Za-z0-9 ._-]*):(\d+)x(\d+)")
+_THIS_CPU = "CPU-ARM" if platform.machine() in ("aarch64", "arm64") else "CPU-x86"
 
 
 class _Table(BaseModel):
@@ -24,7 +26,7 @@ class _Table(BaseModel):
 
 
 class PoolTable(_Table):
-    """One `[[pool]]`. Cores and memory are this machine's where they are left out."""
+    """One `[[pool]]`. The accelerator CPU is this machine's kind. Cores and memory are this machine's where they are left out."""
 
     name: str = Field(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     accelerator: str
@@ -43,7 +45,7 @@ class PoolTable(_Table):
 
         Raises: Refused `unknown_accelerator`.
         """
-        kind = accelerator(self.accelerator)
+        kind = accelerator(_THIS_CPU if self.accelerator.upper() == "CPU" else self.accelerator)
         cores = self.devices_per_node if kind.device_class == "cpu" else os.cpu_count() or 1
         return Pool(
             name=self.name,

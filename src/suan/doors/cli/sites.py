@@ -34,25 +34,20 @@ def sites(session: Session, context: click.Context, accelerators: bool) -> None:
 def _print_sites(found: list[Json]) -> None:
     rows = [
         (site["name"], site["phase"], site.get("region"), site.get("engine"), pool["name"], pool["accelerator"],
-         f"{pool['nodes']}×{pool['devices_per_node']}", pool.get("free_devices"),
-         render.cny(pool.get("machine_microyuan_per_device_h")))
+         f"{pool['nodes']}×{pool['devices_per_node']}", pool["devices"] - pool["used_devices"],
+         render.cny(pool["machine_microyuan_per_device_h"]))
         for site in found
-        for pool in _pools(site)
+        for pool in site["pools"]
     ]  # fmt: skip
     rows += [
         (site["name"], site["phase"], site.get("region"), site.get("engine"), *[""] * 5)
         for site in found
-        if not _pools(site)
+        if not site["pools"]
     ]
     headings = ("site", "phase", "region", "engine", "pool", "accelerator", "nodes", "free", "CNY/device-h")
     print(render.table(headings, rows, right="nodes free CNY/device-h"))
-    if not any(_pools(site) for site in found):
+    if not any(site["pools"] for site in found):
         print("no site has pools yet: suan join-token NAME, then there: suan join URL --token … --site NAME")
-
-
-def _pools(site: Json) -> list[Json]:
-    pools = site.get("pools") or {}
-    return list(pools.values()) if isinstance(pools, dict) else list(pools)
 
 
 def _list_accelerators(session: Session) -> None:
