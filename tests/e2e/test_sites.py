@@ -1,4 +1,4 @@
-"""Jobs through a whole grid: loop, agents, engines, stores and data doors are real, only HTTP to the grid is not."""
+"""Jobs through a whole grid: loop, agents, engines, stores, data doors are real; only the REST door is not."""
 
 import os
 import random
@@ -202,9 +202,10 @@ def test_lost_reports_and_answers_change_nothing(world: World) -> None:
     assert sorted(committed(world)) == sorted(f"dataset:d{index}@1" for index in range(len(tasks)))
     for index, job in enumerate(ended):
         assert (world.folder / f"ran-{index}").read_text() == "ran\n"
-        assert world.log(job.runs[0]) == f"{index}\n".encode()
+        # An end waits a while for its log, the memory of it at the site for ever.
+        world.until(lambda run=job.runs[0], said=f"{index}\n": world.log(run) == said.encode())
     lost = sum((line.lost for line in lines), Counter())
-    assert lost["report"] >= 5 and lost["answer"] >= 5, lost
+    assert all(lost[what] >= 3 for what in ("report", "answer", "log", "log answer")), lost
 
 
 def test_a_site_that_is_cut_off_stops_its_runs_and_they_run_once_more_elsewhere(
@@ -284,7 +285,7 @@ def test_a_service_is_reachable_once_it_answers(world: World) -> None:
 
 def test_progress_is_seen_while_it_runs(world: World) -> None:
     world.start("east")
-    steps = 'for i in 1 2 3; do echo "{\\"step\\": $i, \\"total\\": 3}" >> "$SUAN_PROGRESS"; sleep 1; done; sleep 9'
+    steps = 'for i in 1 2 3; do echo "{\\"step\\": $i}" >> "$SUAN_PROGRESS"; sleep 1; done; sleep 9'
     (job,) = world.submit(shell("steps", steps))
     seen: set[float] = set()
 

@@ -1,4 +1,4 @@
-"""A whole grid in one process for tests: the real loop, real agents, real engines and stores, no HTTP to the grid.
+"""A whole grid in one process for tests: real loop, agents, engines and stores, no HTTP to the grid.
 
 Sites are folders; their agents run in threads of their own and can be ended and started again.
 """
@@ -137,7 +137,7 @@ class World:
         while not condition():
             if time.monotonic() > deadline_s:
                 jobs = [(self.job(job), self.grid.reason(job)) for job in of]
-                runs = [run for run in self.grid.state.runs.values()]
+                runs = list(self.grid.state.runs.values())
                 raise AssertionError(f"not within {within_s} s: {jobs} {runs} {self.grid.live}")
             time.sleep(0.02)
 

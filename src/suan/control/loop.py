@@ -8,6 +8,7 @@ called) every call is carried out at once by the caller: that is how simulated t
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from suan import __version__
 from suan.control.execute import facts_of, orders_for
 from suan.control.observe import fence_s, observe, silences
 from suan.grid.action import Observation, Orders, Plan
-from suan.grid.error import Refused, SuanError
-from suan.grid.fact import Fact, GridStarted
+from suan.grid.error import NotNow, Refused, SuanError
+from suan.grid.fact import Fact, GridStarted, JobEnded
 from suan.grid.job import Reason
 from suan.grid.state import State
 from suan.ports import Clock, Journal
@@ -64,6 +65,9 @@ class Grid:
         self._listeners: list[Listener] = []
         self._news: list[tuple[int, Fact]] = []
         self._thread: threading.Thread | None = None
+        self._planned_sequence = -1  # the state that the newest plan was made from, its own facts included
+        self._tick_after = 0.0
+        self.trouble = ""  # why the grid decides no more; "" while all is well
         self.state = State()
         self._replay()
         self._write([GridStarted(at_s=self.now_s(), version=__version__)])
@@ -149,15 +153,18 @@ class Grid:
         """One cycle: silences, then plans until a plan asks for nothing more. Returns the last."""
         now_s = self.now_s()
         self._write(silences(self.state, self.live.heard_at_s, self.policy, now_s))
-        while True:
+        due = self.plan.wake_at_s is not None and self.plan.wake_at_s <= now_s
+        while due or self.state.sequence != self._planned_sequence:  # an end of a job may end others
+            due = False
+            self._planned_sequence = self.state.sequence
             plan = self._decide(self.state, self.policy, now_s)
             objections = audit(self.state, plan)
             assert not objections, f"the plan is wrong: {'; '.join(objections)}"
             self.plan = plan
             facts = facts_of(plan)
             self._write(facts)
-            if not any(type(fact).__name__ == "JobEnded" for fact in facts):  # an end may end others
-                break
+            if not any(isinstance(fact, JobEnded) for fact in facts):
+                self._planned_sequence = self.state.sequence
         self._journal.sync()
         self._tell()
         return self.plan
@@ -175,32 +182,36 @@ class Grid:
         return min(moments, default=None)
 
     def _run(self) -> None:
-        dirty = True
-        while True:
-            batch = self._next_batch(wait_s=0 if dirty else MAX_TICK_S)
-            stopping = None in batch
-            head = self.state.sequence
-            answers = [self._try(*item) for item in batch if item is not None]
-            try:
-                self._journal.sync()
-            except SuanError as error:
-                log.critical("the journal cannot be written, the grid stops: %s", error)
-                for future, _, _ in answers:
-                    future.set_exception(error)
-                return
-            for future, result, error in answers:
-                if error is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
-            due = self.plan.wake_at_s is not None and self.plan.wake_at_s <= self.now_s()
-            dirty = False
-            if self.state.sequence != head or due or not batch:
-                before = self.state.sequence
-                self.tick()
-                dirty = self.state.sequence != before and bool(self._news)
-            if stopping:
-                return
+        try:
+            while self._turn():
+                pass
+        except Exception as error:
+            self.trouble = f"{type(error).__name__}: {error}"
+            log.critical("the grid stops deciding: %s", self.trouble, exc_info=True)
+            while (item := self._queue.get()) is not None:  # answers, so that nobody waits for ever
+                item[1].set_exception(NotNow("grid_stopped", self.trouble, hint="restart the grid: suan up"))
+
+    def _turn(self) -> bool:
+        """One batch of commands, one sync, one plan. False when the grid is to stop."""
+        idle_s = max(0.0, self._tick_after - time.monotonic()) if self._undecided() else MAX_TICK_S
+        batch = self._next_batch(idle_s)
+        answers = [self._try(*item) for item in batch if item is not None]
+        self._journal.sync()
+        for future, result, error in answers:
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        self._tell()
+        if time.monotonic() >= self._tick_after or not batch:
+            started = time.monotonic()
+            self.tick()
+            # While commands stream in, planning takes at most half of the time.
+            self._tick_after = 2 * time.monotonic() - started
+        return None not in batch
+
+    def _undecided(self) -> bool:
+        return self.state.sequence != self._planned_sequence
 
     def _next_batch(self, wait_s: float) -> list[tuple[Command[Any], Future[Any]] | None]:
         batch = []
@@ -217,11 +228,11 @@ class Grid:
     ) -> tuple[Future[Any], Any, BaseException | None]:
         try:
             facts, result = command(self.state, self.now_s())
+            self._write(facts)
         except Exception as error:
             if not isinstance(error, SuanError):
                 log.exception("a command failed")
             return future, None, error
-        self._write(facts)
         return future, result, None
 
     def _do_now(self, command: Command[Result]) -> Result:

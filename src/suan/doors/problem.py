@@ -66,7 +66,9 @@ def refused_by_type(error: msgspec.DecodeError) -> Refused:
         return Refused("bad_json", f"the body is not JSON: {what}", hint="send one JSON object")
     path = path.rstrip("`").removeprefix("$").removeprefix(".")
     where = f"{path}: " if path else ""
-    return Refused("bad_value", f"{where}{what}", hint="the schema is at /openapi.json", status=422, path=path)
+    return Refused(
+        "bad_value", f"{where}{what}", hint="the schema is at /openapi.json", status=422, path=path
+    )
 
 
 def install(app: FastAPI) -> None:

@@ -193,7 +193,11 @@ def shown_task(task: Task) -> Task:
 
 
 def job_view(
-    job: Job, runs: Mapping[str, Run], *, reason: Reason | None = None, progress: Mapping[str, Any] | None = None
+    job: Job,
+    runs: Mapping[str, Run],
+    *,
+    reason: Reason | None = None,
+    progress: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The job's fields with its runs spelt out; `considered` is left to `/why`."""
     view = msgspec.structs.asdict(job)

@@ -5,6 +5,7 @@ path as its name and lists nothing under `/v1/models`: names, keys and usage are
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -78,7 +79,7 @@ def _watch(server: int, model: Path, context: Context[Args]) -> None:
             return
         if time.monotonic() - started_s > context.args.ready_timeout_s:
             context.progress.write(phase="not ready in time", seconds=time.monotonic() - started_s)
-            os.kill(server, 15)
+            os.kill(server, signal.SIGTERM)
             return
         time.sleep(POLL_S)
 
@@ -93,18 +94,16 @@ def _body(context: Context[Args]) -> int:
     (home / "hub").mkdir(parents=True, exist_ok=True)  # without a cache folder the server answers 500 to some paths
     os.environ |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    device = context.args.device
-    if device == "auto":
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     context.progress.write(phase="starting", served_model=str(model), port=context.port)
     server = os.getpid()
+    # The server takes this process's place, so that the site's signals reach it; a child watches until it answers.
+    # A server that knows nothing of that child would keep it as a zombie: ignored children leave none.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     if os.fork() == 0:
-        # The server takes this process's place, so that the site's signals reach it; the child watches until it answers.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _watch(server, model, context)
         os._exit(0)
-    argv = server_command(model, context.port, msgspec.structs.replace(context.args, device=device))
+    argv = server_command(model, context.port, context.args)
     os.execv(argv[0], argv)
 
 

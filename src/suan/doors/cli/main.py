@@ -18,10 +18,10 @@ def main() -> None:
 
         print(f"suan {__version__}")
         return
-    sys.exit(_run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
     """The exit code of one command line."""
     import click
 

@@ -3,6 +3,7 @@
 Knows colours. The prices are the grid's, PUE included.
 """
 
+import time
 from typing import Any
 
 import click
@@ -45,7 +46,7 @@ def _print_prices(found: Json) -> None:
             Text(f"{amount / 1e6:.4f} ", style=f"black on {_shade(amount, low, high)}")
             for amount in (site["hours"][index]["microyuan_per_kwh"] for site in found["sites"])
         ]
-        heat.add_row(render.moment(hour["at_s"])[-8:][:5].strip(), *cells)
+        heat.add_row(time.strftime("%a %H:%M", time.localtime(hour["at_s"])), *cells)
     console.print(heat)
     rows = [
         (site["site"], pool["pool"], pool["accelerator"], pool["devices"] - pool["used_devices"], pool["devices"],

@@ -103,5 +103,7 @@ def cursor_number(cursor: str | None) -> int | None:
     if cursor is None or cursor == "":
         return None
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
-        raise Refused("bad_cursor", f"{cursor[:40]!r} is no cursor", hint="take next_cursor of the page before")
+        raise Refused(
+            "bad_cursor", f"{cursor[:40]!r} is no cursor", hint="take next_cursor of the page before"
+        )
     return int(cursor)

@@ -72,8 +72,9 @@ def list_artifacts(
         found, next_cursor = page(
             numbered,
             limit,
-            lambda artifact: _may_read(key, artifact)
-            and (kind is None or artifact.id.startswith(f"{kind}:")),
+            lambda artifact: (
+                _may_read(key, artifact) and (kind is None or artifact.id.startswith(f"{kind}:"))
+            ),
         )
         items = [_with_replicas(state, artifact) for artifact in found]
         return {"items": items, "next_cursor": next_cursor}
@@ -123,7 +124,9 @@ def fetch(here: Here, key: Viewer, name: str) -> Response:
     artifact = here.grid.read(lambda state: _readable(state, key, name))
     found = here.grid.do(fetch_artifact(artifact.id))
     if found.ready and not here.store.has(artifact.digest):
-        found = msgspec.structs.replace(found, ready=False)  # lost here: the next report says so, then it comes again
+        found = msgspec.structs.replace(
+            found, ready=False
+        )  # lost here: the next report says so, then it comes again
     return Json(found)
 
 

@@ -24,7 +24,9 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 _YAML = ("text/yaml", "application/yaml", "application/x-yaml", "text/x-yaml")
 
 
-@router.post("/jobs", status_code=201, responses=answers(Submitted, 201), openapi_extra=takes(TasksBody, *_YAML))
+@router.post(
+    "/jobs", status_code=201, responses=answers(Submitted, 201), openapi_extra=takes(TasksBody, *_YAML)
+)
 def submit_jobs(
     request: Request,
     here: Here,
@@ -37,7 +39,9 @@ def submit_jobs(
     owner = tenant_for(key, tenant)
     tasks = _tasks(request, body, here.grid.now_s())
     ids = here.grid.do(submit(owner, tasks.tasks, tasks.pipeline, idempotency_key))
-    return Json({"jobs": here.grid.read(lambda state: [_view(here, state, state.jobs[job]) for job in ids])}, 201)
+    return Json(
+        {"jobs": here.grid.read(lambda state: [_view(here, state, state.jobs[job]) for job in ids])}, 201
+    )
 
 
 @router.post("/quotes", responses=answers(Quotes), openapi_extra=takes(TasksBody, *_YAML))

@@ -1,6 +1,7 @@
 """A run's log as raw bytes, from any offset; the end can be waited for."""
 
 import time
+from functools import partial
 from typing import Annotated
 
 from anyio.to_thread import run_sync
@@ -34,14 +35,14 @@ async def read_log(
 
     With `wait_s` the answer waits for the first byte after `offset`, or for the run's end.
     """
-    named, ended = here.grid.read(lambda state: _run(state, key, job, run))
+    named, ended = here.grid.read(partial(_run, key=key, job=job, run=run))
     deadline_s = time.monotonic() + wait_s
     waiter = here.news.log_waiter(named)
     try:
         data, size = await run_sync(_part, here, named, offset, limit)
         while not data and limit and not ended and (left_s := deadline_s - time.monotonic()) > 0:
             await waiter.wait(min(left_s, _LOOK_S))
-            named, ended = here.grid.read(lambda state: _run(state, key, job, named))
+            named, ended = here.grid.read(partial(_run, key=key, job=job, run=named))
             data, size = await run_sync(_part, here, named, offset, limit)
     finally:
         here.news.leave(waiter)

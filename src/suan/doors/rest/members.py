@@ -104,6 +104,8 @@ def _may_touch(key: Key, other: Key) -> bool:
 
 
 def _view(state: State, tenant: Tenant) -> dict[str, Any]:
-    held = {kind: count for (name, kind), count in state.tenant_devices.items() if name == tenant.name and count}
+    held = {
+        kind: count for (name, kind), count in state.tenant_devices.items() if name == tenant.name and count
+    }
     balance = state.balances.get(f"tenant:{tenant.name}", 0)
     return {**msgspec.structs.asdict(tenant), "balance_microyuan": balance, "held_devices": held}

@@ -107,5 +107,3 @@ def ledger(
         }
 
     return Json(here.grid.read(view))
-
-

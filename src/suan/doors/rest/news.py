@@ -49,6 +49,7 @@ class News:
     """The newest facts of one grid, with their sequences."""
 
     def __init__(self, grid: Grid, history: Iterable[tuple[int, Fact]] = ()) -> None:
+        self.closed = False
         self._lock = threading.Lock()
         self._facts: deque[tuple[int, Fact]] = deque(history, maxlen=KEPT_FACTS)
         self._lives: deque[tuple[int, Live]] = deque(maxlen=1000)
@@ -79,6 +80,7 @@ class News:
 
     def close(self) -> None:
         """Wakes everybody who waits, for the last time."""
+        self.closed = True
         with self._lock:
             waiters = [*self._wanted, *self._log_waiters]
         for waiter in waiters:

@@ -2,14 +2,15 @@
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import httpx
 
 from suan.control.loop import Grid
 from suan.doors.rest.news import News
+from suan.doors.socket.meter import Meter
+from suan.doors.socket.upstream import new_client
 from suan.grid.artifact import Manifest
-
-if TYPE_CHECKING:
-    from suan.doors.socket.meter import Meter
 
 
 class Logs(Protocol):
@@ -46,6 +47,7 @@ class Parts:
     logs: Logs
     store: GridStore
     news: News
-    meter: "Meter"
+    meter: Meter
     # Held from a manifest's arrival to its fact: what no fact names may be cleared away at any other moment.
     store_lock: Any = field(default_factory=threading.Lock)
+    upstream: httpx.AsyncClient = field(default_factory=new_client)  # to the engines of services

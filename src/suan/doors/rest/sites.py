@@ -62,7 +62,9 @@ async def report(
     site_key(key, site)
     seen = _observation.decode(body)
     if seen.site != site:
-        raise Refused("bad_value", f"the report is about {seen.site[:80]!r}", hint=f"report {site}", path="site")
+        raise Refused(
+            "bad_value", f"the report is about {seen.site[:80]!r}", hint=f"report {site}", path="site"
+        )
     waiter = here.news.waiter(lambda fact: not isinstance(fact, _NOT_FOR_SITES))
     try:
         orders = await run_sync(here.grid.report, seen)
@@ -120,7 +122,9 @@ def list_sites(here: Here, _: Viewer) -> Response:
     """Every compute centre, its pools and what they have free. The grid's own store is `/v1/sites/grid`."""
 
     def view(state: State) -> dict[str, Any]:
-        return {"items": [_view(here, state, site) for name, site in state.sites.items() if name != GRID_SITE]}
+        return {
+            "items": [_view(here, state, site) for name, site in state.sites.items() if name != GRID_SITE]
+        }
 
     return Json(here.grid.read(view))
 
@@ -162,7 +166,9 @@ def put_tariff(here: Here, _: Operator, site: str, body: Raw) -> Response:
     """Sets what electricity costs at the site, by the hour."""
     tariff = _tariff.decode(body)
     if tariff.site not in ("", site):
-        raise Refused("bad_value", f"the tariff is for {tariff.site[:80]!r}", hint=f"name {site}", path="site")
+        raise Refused(
+            "bad_value", f"the tariff is for {tariff.site[:80]!r}", hint=f"name {site}", path="site"
+        )
     tariff = msgspec.structs.replace(tariff, site=site)
     here.grid.do(set_tariff(tariff))
     return Json(tariff)

@@ -1,0 +1,67 @@
+"""The grid's web application: REST, events and the OpenAI-compatible socket over one grid."""
+
+import threading
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio.to_thread
+from fastapi import FastAPI
+
+from suan import __version__
+from suan.control.loop import Grid
+from suan.doors import problem
+from suan.doors.rest import artifacts, events, jobs, members, money, sites
+from suan.doors.rest import logs as job_logs
+from suan.doors.rest.answer import document
+from suan.doors.rest.limits import BodyLimit
+from suan.doors.rest.news import News
+from suan.doors.rest.parts import GridStore, Logs, Parts
+from suan.doors.socket.app import socket_routes
+from suan.doors.socket.meter import Meter
+from suan.grid.fact import Fact
+
+_THREADS = 128  # commands wait in them for the journal's sync, which they share
+
+
+def create_app(
+    grid: Grid,
+    *,
+    logs: Logs,
+    store: GridStore,
+    store_lock: Any = None,
+    history: Iterable[tuple[int, Fact]] = (),
+) -> FastAPI:
+    """The ASGI application over `grid`, which somebody else starts and stops. Make it before the grid is started.
+
+    `store` is the grid's own; `store_lock` is held while what no fact names must not be cleared from it. `history`
+    are the newest facts so far, for event streams that resume.
+    """
+    meter = Meter(grid)
+    parts = Parts(grid, logs, store, News(grid, history), meter, store_lock or threading.Lock())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
+        try:
+            yield
+        finally:
+            parts.news.close()
+            await meter.close()
+            await parts.upstream.aclose()
+
+    app = FastAPI(
+        title="Suan",
+        version=__version__,
+        summary="A computing-power grid for large models: many compute centres, one socket.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.parts = parts
+    problem.install(app)
+    for module in (jobs, job_logs, sites, artifacts, money, members, events):
+        app.include_router(module.router)
+    app.router.routes.extend(socket_routes())
+    app.add_middleware(BodyLimit)
+    document(app)
+    return app

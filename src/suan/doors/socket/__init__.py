@@ -1,0 +1,1 @@
+"""The OpenAI-compatible socket: models by name, wherever their services run. Routes, streams, counts."""

@@ -1,0 +1,228 @@
+"""The loop: durable answers, one writer, silence and fencing, an outage that freezes the clocks."""
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from suan.control.loop import Grid
+from suan.grid import fact as f
+from suan.grid.account import Usage
+from suan.grid.action import Observation, OutputSeen, RunSeen
+from suan.grid.error import Refused, SiteTrouble
+from suan.grid.job import EndCause, JobPhase, Resources, RunPhase, Task
+from suan.grid.site import Bands, Pool, SitePhase, Tariff
+from suan.grid.state import State
+from suan.journals.memory import MemoryJournal
+from suan.rules.admit import admit
+from suan.rules.evolve import fold
+from suan.rules.policy import Policy
+
+POOL = Pool(
+    name="cpu", accelerator="CPU-x86", devices_per_node=2, nodes=1, machine_microyuan_per_device_h=100_000
+)
+TARIFF = Tariff(
+    site="", prices=Bands(flat_microyuan_per_kwh=500_000, ratios={"f": 1.0}, months=(("f",) * 24,))
+)
+
+
+class Clock:
+    def __init__(self, now_s: int = 1_800_000_000) -> None:
+        self.at_s = now_s
+
+    def now_s(self) -> int:
+        return self.at_s
+
+
+def grid_with_sites(*names: str, journal: MemoryJournal | None = None) -> tuple[Grid, Clock, MemoryJournal]:
+    clock, journal = Clock(), journal or MemoryJournal()
+    grid = Grid(journal, clock, Policy())
+
+    def join(state: State, now_s: int) -> tuple[Sequence[f.Fact], None]:
+        facts: list[f.Fact] = []
+        for name in names:
+            tariff = Tariff(site=name, prices=TARIFF.prices)
+            facts += [f.SiteJoined(at_s=now_s, site=name), f.TariffSet(at_s=now_s, tariff=tariff)]
+            facts += [f.SiteDescribed(at_s=now_s, site=name, pools=(POOL,))]
+        return facts, None
+
+    grid.do(join)
+    return grid, clock, journal
+
+
+def submit(grid: Grid, *tasks: Task) -> tuple[str, ...]:
+    def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], tuple[str, ...]]:
+        facts = admit(state, "default", tasks, now_s=now_s)
+        return facts, tuple(fact.job for fact in facts)
+
+    return grid.do(command)
+
+
+def job(name: str = "j", **about: object) -> Task:
+    return Task(name=name, run="true", resources=(Resources(cpus=2),), duration_s=60, **about)
+
+
+def report(grid: Grid, site: str, *runs: RunSeen, full: bool = False):
+    epoch = grid.state.sites[site].epoch
+    pools = (POOL,) if full else ()
+    return grid.report(Observation(site=site, epoch=epoch, runs=runs, full=full, pools=pools))
+
+
+def test_a_silent_site_becomes_unknown_then_fenced_and_its_job_runs_once_elsewhere() -> None:
+    grid, clock, _ = grid_with_sites("a", "b")
+    (job_id,) = submit(grid, job(outputs={"o": "model:m"}))
+    grid.tick()
+    (first,) = grid.state.runs
+    site = grid.state.runs[first].site
+    other = "b" if site == "a" else "a"
+    report(grid, site, RunSeen(run=first, phase=RunPhase.RUNNING, started_at_s=clock.at_s))
+    for _ in range(grid.policy.lease_s + 1):
+        clock.at_s += 1
+        report(grid, other)
+    grid.tick()
+    assert grid.state.sites[site].phase == SitePhase.SILENT
+    assert grid.state.runs[first].phase == RunPhase.UNKNOWN  # lost contact is not death
+    assert grid.state.jobs[job_id].phase == JobPhase.PLACED
+    for _ in range(grid.policy.grace_s + grid.policy.clock_margin_s):
+        clock.at_s += 1
+        report(grid, other)
+    grid.tick()
+    assert grid.state.sites[site].phase == SitePhase.FENCED
+    second = grid.state.jobs[job_id].runs[1]
+    assert grid.state.runs[second].site == other
+    # The fenced site comes back and claims success for the old run: too late, and told to stop and forget it.
+    late = RunSeen(run=first, phase=RunPhase.ENDED, cause=EndCause.EXITED, exit_code=0,
+                   outputs={"o": OutputSeen(digest="old", bytes=1, files=1)})  # fmt: skip
+    orders = report(grid, site, late)
+    assert orders.forget == (first,)
+    assert orders.epoch == 2
+    assert not grid.state.artifacts
+    ended = RunSeen(run=second, phase=RunPhase.ENDED, started_at_s=clock.at_s, cause=EndCause.EXITED, exit_code=0,
+                    usage=Usage(device_s=4), outputs={"o": OutputSeen(digest="new", bytes=1, files=1)})  # fmt: skip
+    report(grid, other, ended)
+    report(grid, other, ended)  # told twice
+    assert [artifact.digest for artifact in grid.state.artifacts.values()] == ["new"]
+    assert grid.state.jobs[job_id].phase == JobPhase.SUCCEEDED
+    assert sum(grid.state.balances.values()) == 0
+
+
+def test_a_voice_within_the_lease_changes_nothing() -> None:
+    grid, clock, _ = grid_with_sites("a")
+    (job_id,) = submit(grid, job())
+    grid.tick()
+    (run,) = grid.state.runs
+    report(grid, "a", RunSeen(run=run, phase=RunPhase.RUNNING, started_at_s=clock.at_s))
+    clock.at_s += grid.policy.lease_s + 2
+    grid.tick()
+    assert grid.state.sites["a"].phase == SitePhase.SILENT
+    report(grid, "a", RunSeen(run=run, phase=RunPhase.RUNNING, started_at_s=clock.at_s))
+    assert grid.state.sites["a"].phase == SitePhase.READY
+    assert grid.state.runs[run].phase == RunPhase.RUNNING
+    assert grid.state.jobs[job_id].runs == (run,)
+
+
+def test_the_grids_own_outage_is_nobodys_silence() -> None:
+    grid, clock, journal = grid_with_sites("a")
+    submit(grid, job())
+    grid.tick()
+    clock.at_s += 100_000
+    again = Grid(journal, clock, Policy())
+    again.tick()
+    assert again.state.sites["a"].phase == SitePhase.READY
+    clock.at_s += again.policy.lease_s + 1
+    again.tick()
+    assert again.state.sites["a"].phase == SitePhase.SILENT
+
+
+def test_a_full_report_without_a_known_run_means_it_is_lost_and_a_launch_on_its_way_is_not() -> None:
+    grid, clock, _ = grid_with_sites("a")
+    (job_id,) = submit(grid, job())
+    grid.tick()
+    (first,) = grid.state.runs
+    report(grid, "a", full=True)
+    assert grid.state.runs[first].phase == RunPhase.ORDERED
+    report(grid, "a", RunSeen(run=first, phase=RunPhase.RUNNING, started_at_s=clock.at_s))
+    report(grid, "a", full=True)
+    assert grid.state.runs[first].cause == EndCause.LOST
+    grid.tick()
+    assert len(grid.state.jobs[job_id].runs) == 2
+
+
+def test_a_job_stopped_before_its_site_heard_of_it_ends() -> None:
+    grid, _, _ = grid_with_sites("a")
+    (job_id,) = submit(grid, job())
+    grid.tick()
+    grid.do(lambda state, now_s: ([f.JobStopRequested(at_s=now_s, job=job_id)], None))
+    grid.tick()
+    report(grid, "a", full=True)
+    assert grid.state.jobs[job_id].phase == JobPhase.STOPPED
+
+
+def test_an_unknown_run_at_a_site_is_stopped_and_forgotten() -> None:
+    grid, _, _ = grid_with_sites("a")
+    orders = report(grid, "a", RunSeen(run="j99-r1", phase=RunPhase.RUNNING), full=True)
+    assert [order.run for order in orders.stop] == ["j99-r1"]
+    assert orders.forget == ("j99-r1",)
+
+
+def test_exit_zero_without_an_output_is_a_failure_and_restarts_are_counted() -> None:
+    grid, clock, _ = grid_with_sites("a")
+    (job_id,) = submit(grid, job(outputs={"o": "model:m"}, max_restarts=1))
+    for attempt in (1, 2):
+        grid.tick()
+        run = f"{job_id}-r{attempt}"
+        report(
+            grid,
+            "a",
+            RunSeen(
+                run=run, phase=RunPhase.ENDED, started_at_s=clock.at_s, cause=EndCause.EXITED, exit_code=0
+            ),
+        )
+    ended = grid.state.jobs[job_id]
+    assert (ended.phase, len(ended.runs)) == (JobPhase.FAILED, 2)
+    assert "without its output o" in ended.outcome
+
+
+def test_many_callers_one_writer_and_the_journal_folds_to_the_state() -> None:
+    grid, _, journal = grid_with_sites("a", "b")
+    grid.start()
+    refused = []
+
+    def caller(number: int) -> None:
+        for index in range(25):
+            submit(grid, job(f"t{number}-{index}"))
+            try:
+                submit(grid, Task(name="bad", run="", resources=(Resources(),)))
+            except Refused as error:
+                refused.append(error.code)
+
+    callers = [threading.Thread(target=caller, args=(n,)) for n in range(8)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    state = grid.read(lambda state: state)
+    grid.stop()
+    assert len(state.jobs) == 200
+    assert refused == ["nothing_to_run"] * 200
+    assert fold(State(), [fact for _, fact in journal.read()]) == state
+
+
+class FullDisk(MemoryJournal):
+    full = False
+
+    def append(self, facts: Sequence[f.Fact], after_seq: int) -> int:
+        if self.full:
+            raise SiteTrouble("journal_failed", "no space left on device")
+        return super().append(facts, after_seq)
+
+
+def test_a_journal_that_cannot_be_written_changes_nothing_and_says_so() -> None:
+    journal = FullDisk()
+    grid, _, _ = grid_with_sites("a", journal=journal)
+    before = grid.state.sequence
+    journal.full = True
+    with pytest.raises(SiteTrouble, match="no space left"):
+        submit(grid, job())
+    assert grid.state.sequence == before
+    assert not grid.state.jobs
