@@ -1,7 +1,8 @@
 """What does it cost to start the command line?
 
-Limit: 0.15 CPU-seconds for `suan --version` and for `suan jobs`, below what people notice as a wait. Beside it, in the same
-run: `python -c pass`. CPU time of the child, the least of several runs: the wall clock of a shared machine is noise.
+Limit: 0.15 CPU-seconds for `suan --version` and for `suan jobs`, below what people notice as a wait. Beside
+it, in the same run: `python -c pass`. CPU time of the child, the least of several runs: the wall clock of a
+shared machine is noise.
 """
 
 import os

@@ -1,6 +1,6 @@
 """How long does one plan take with 10,000 queued jobs and 100 pools?
 
-Limit: 2 s on two cores, from the project's target for one clearing of a far larger queue (100,000 jobs in 2 s); beside it
+Limit: 5 CPU-seconds, a sixth of the sites' lease, so that reports are answered in time between plans. Beside it
 the bound that no scheduler written in Python can beat: touching every queued job once.
 """
 
@@ -18,7 +18,7 @@ from suan.grid.hardware import accelerator
 from suan.grid.job import Priority
 from suan.rules.decide import decide
 
-LIMIT_S = 2.0
+LIMIT_S = 5.0
 JOBS, POOLS = 10_000, 100
 
 
@@ -60,16 +60,25 @@ def main() -> None:
     results = []
     for busy in (True, False):
         grid = queued(1, busy=busy)
-        started = time.perf_counter()
+        started = time.process_time()
         for job in grid.state.waiting:
             grid.state.jobs[job].task.resources  # noqa: B018
-        bound_s = time.perf_counter() - started
-        started = time.perf_counter()
+        bound_s = time.process_time() - started
+        started = time.process_time()
         plan = decide(grid.state, grid.policy, grid.now_s)
-        took_s = time.perf_counter() - started
-        what = f"decide, {JOBS:,} queued x {POOLS} pools, {'full' if busy else 'empty'} grid, {len(plan.actions):,} placed"
+        took_s = time.process_time() - started
+        placed = f"{'full' if busy else 'empty'} grid, {len(plan.actions):,} placed"
+        what = f"decide, {JOBS:,} queued x {POOLS} pools, {placed}"
         results.append(
-            Result(what, took_s, "s", LIMIT_S, "project target", took_s / bound_s, "touching each job once")
+            Result(
+                what,
+                took_s,
+                "CPU-s",
+                LIMIT_S,
+                "a sixth of the lease",
+                took_s / bound_s,
+                "touching each job once",
+            )
         )
     show("decide", results)
 

@@ -1,4 +1,6 @@
-"""How every benchmark reports: a figure, its limit and where the limit is from, and the ratio to a peer or a bound."""
+"""How every benchmark reports: a figure, its limit and where that is from, and the ratio to a peer or a
+bound.
+"""
 
 import json
 import sys

@@ -30,7 +30,7 @@ _PATIENCE_S = 60.0  # how long a watch outlives a grid that does not answer
 
 
 class LogPart(NamedTuple):
-    """Bytes of a run's log from where they were asked for. `ended`: the run has ended, so `size` will not grow."""
+    """Bytes of a run's log from where they were asked for. Once the run has `ended`, `size` does not grow."""
 
     data: bytes
     run: str
@@ -60,8 +60,8 @@ class Client:
     ) -> Any:
         """What the grid answered: decoded JSON, or bytes when it is something else.
 
-        `body`: bytes and text go as they are, anything else as JSON. Params that are None are left out. GET, HEAD, PUT
-        and DELETE, and whatever carries an Idempotency-Key, are sent again when the connection breaks.
+        `body`: bytes and text go as they are, anything else as JSON. Params that are None are left out. All
+        but POST, and whatever carries an Idempotency-Key, is sent again when the connection breaks.
 
         Raises: Refused, NotNow or SuanError as the grid said; NotNow `grid_unreachable`.
         """
@@ -138,7 +138,7 @@ class Client:
         return self.request("POST", f"/v1/sites/{_part(site)}/drain", body={"draining": draining})
 
     def report(self, observation: "Observation", wait_s: float = 0, known: int = 0) -> "Orders":
-        """What the site should be doing: at once, or when it differs from version `known`, `wait_s` later at most."""
+        """What the site should be doing: at once, or when it differs from `known`, `wait_s` later at most."""
         import msgspec
 
         from suan.grid.action import Orders
@@ -250,7 +250,7 @@ class Client:
     def log(
         self, job: str, *, offset: int = 0, limit: int = _LOG_BYTES, run: str = "", wait_s: float = 0
     ) -> LogPart:
-        """Part of a run's log, the newest run's when none is named. With `wait_s`, waits for the first new byte."""
+        """Part of a run's log, the newest run's when none is named. `wait_s`: waits for a new byte."""
         params = {"offset": offset, "limit": limit, "run": run or None, "wait_s": wait_s or None}
         path = f"/v1/jobs/{_part(job)}/log"
         request = self._request("GET", path, params=params, timeout_s=self._timeout_s + wait_s)
@@ -260,7 +260,7 @@ class Client:
         return LogPart(answer.read(), headers.get("x-suan-run") or "", size, ended)
 
     def logs(self, job: str, follow: bool = False) -> Iterator[bytes]:
-        """The job's log piece by piece: of its newest run, and when followed, of each run until the job has ended.
+        """The job's log piece by piece: of its newest run; followed, of each run until the job has ended.
 
         Outlives a grid that is away for less than a minute.
         """
@@ -268,7 +268,8 @@ class Client:
         while True:
             try:
                 part = self.log(job, offset=offset, run=run, wait_s=_WATCH_S if follow else 0)
-                runs = self.job(job) if part.ended and not part.data else None
+                whole = follow and part.ended and not part.data
+                now = self.job(job) if whole else None
             except NotNow:
                 if not follow or time.monotonic() - since_s > _PATIENCE_S:
                     raise
@@ -277,18 +278,15 @@ class Client:
             since_s, run, offset = time.monotonic(), part.run, offset + len(part.data)
             if part.data:
                 yield part.data
-            elif not follow:
-                return
-            elif runs is not None:
-                newer = [
-                    name for name in runs["runs"] if name not in runs["runs"][: 1 + _index(runs["runs"], run)]
-                ]
-                if newer:
-                    run, offset = newer[0], 0
-                elif runs["ended_at_s"] is not None:
+            elif now is None:
+                if not follow:
                     return
-                else:
-                    time.sleep(0.5)  # between two runs
+            elif newer := _after([known["id"] for known in now["runs"]], run):
+                run, offset = newer, 0
+            elif now["ended_at_s"] is not None:
+                return
+            else:
+                time.sleep(0.5)  # between two runs
 
     def events(self, after: int | None = None) -> Iterator[Event]:
         """What happens from now on, or since the fact numbered `after`; connects again by itself.
@@ -323,7 +321,7 @@ class Client:
         return self.request("GET", f"/v1/artifacts/{_part(name)}")
 
     def fetch(self, name: str) -> Json:
-        """{ready, artifact, digest, transfer}: whether the grid's own store has it; orders it there when not."""
+        """{ready, artifact, digest, transfer}: whether the grid's own store has it; if not, orders it."""
         request = self._request("POST", f"/v1/artifacts/{_part(name)}/fetch", tries=_TRIES)
         return json.loads(ask(self._transport, request, self.url).read())
 
@@ -408,5 +406,7 @@ def _envs(envs: Mapping[str, str] | None) -> Json:
     return {"envs": json.dumps(dict(envs))} if envs else {}
 
 
-def _index(names: list[str], name: str) -> int:
-    return names.index(name) if name in names else -1
+def _after(names: list[str], name: str) -> str:
+    """The name that follows `name`, "" for none."""
+    place = names.index(name) + 1 if name in names else 0
+    return names[place] if place < len(names) else ""

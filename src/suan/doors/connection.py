@@ -1,6 +1,7 @@
-"""One HTTP request to a grid and its answer: kept-alive connections, retries, problems turned back into errors.
+"""One HTTP request to a grid and its answer: kept-alive connections, retries, problems as errors again.
 
-Knows HTTP and problem+json. Does not know any path. Imports the standard library alone: the command line starts with it.
+Knows HTTP and problem+json. Does not know any path. Imports the standard library alone: the command line
+starts with it.
 """
 
 import http.client
@@ -15,13 +16,13 @@ from typing import Any, NamedTuple, Protocol
 from suan import __version__
 from suan.grid.error import NotNow, Refused, SuanError
 
-_IDLE_LIMIT_S = 4.0  # servers close idle connections; uvicorn after 5 s
+_IDLE_LIMIT_S = 30.0  # servers close idle connections
 _PAUSES_S = (0.1, 0.3, 0.8)  # before the second, third and fourth try
 _NOT_NOW = frozenset({409, 429, 503})
 
 
 class Request(NamedTuple):
-    """What is to be sent. `target` is path and query; `tries` above 1 only where sending twice does no harm."""
+    """What is to be sent. `target` is path and query; more `tries` than 1 only where twice does no harm."""
 
     method: str
     target: str
@@ -165,7 +166,7 @@ class Event(NamedTuple):
 
 
 def events_in(answer: Answer) -> Iterator[Event]:
-    """Events as they come, until the server ends the stream. Comments, which only keep it alive, are left out.
+    """Events as they come, until the server ends the stream. Comments only keep it alive: left out.
 
     Source: HTML Living Standard, section 9.2.6.
     """

@@ -97,6 +97,7 @@ class _Runner:
         ] = {}  # run -> when its end was first seen, while its log is brought
         self._shipper = LogShipper(agent, grid)
         self._ship_now = threading.Event()
+        self._halted: Callable[[], bool] = stop.is_set  # logs are not brought any more
 
     # ------------------------------------------------------------ threads
 
@@ -117,6 +118,7 @@ class _Runner:
 
     def close_site(self, grace_s: int) -> None:
         """Stops every run; returns when their ends have been told, or cannot be."""
+        self._halted = lambda: False
         self._agent.stop_runs(grace_s)
         deadline_s = time.monotonic() + grace_s + _CLOSING_S
         telling_s = 0.0
@@ -145,7 +147,7 @@ class _Runner:
             self._persist(self._ship)
 
     def _ship(self) -> None:
-        if self._shipper.ship(self._stop.is_set):
+        if self._shipper.ship(self._halted):
             self._agent.changed.set()  # an end may have waited for it
 
     def _persist(self, work: Callable[[], None]) -> None:

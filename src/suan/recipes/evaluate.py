@@ -4,6 +4,7 @@ Knows how to make tasks for lm-eval out of a corpus (perplexity; which couplet f
 one check of its own: whether what the model writes has the form that was asked for. Nothing is fetched.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -179,10 +180,12 @@ def harness_rows(model_folder: Path, tasks: Path, names: list[str], context: Con
         wanted = [name for name in names if name != "held_out" or shots == 0]
         if not wanted:
             continue
-        found = lm_eval.simple_evaluate(
-            model=model, tasks=wanted, num_fewshot=shots, task_manager=manager, bootstrap_iters=0, log_samples=False,
-            fewshot_random_seed=args.seed, random_seed=args.seed,
-        )  # fmt: skip
+        # Its progress bars would fill the run's log; what it raises still comes out.
+        with (context.scratch / "harness.log").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+            found = lm_eval.simple_evaluate(
+                model=model, tasks=wanted, num_fewshot=shots, task_manager=manager, bootstrap_iters=0,
+                log_samples=False, fewshot_random_seed=args.seed, random_seed=args.seed,
+            )  # fmt: skip
         for name in wanted:
             rows += _rows(name, shots, found["results"][name], found["n-samples"][name]["effective"])
         context.progress.write(step=index, total=len(set(args.shots)) + 1, phase=f"{shots} shots")

@@ -41,7 +41,7 @@ class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     intermediate_size: Annotated[int, Meta(ge=0, description="Width of the MLP; 0 means three times hidden_size.")] = 0
     seq_len: Annotated[int, Meta(ge=8, description="Tokens a row.")] = 128
     batch_rows: Annotated[int, Meta(ge=1, description="Rows a step, over all ranks together.")] = 16
-    steps: Annotated[int, Meta(ge=1, description="Optimiser steps.")] = 450
+    steps: Annotated[int, Meta(ge=1, description="Optimiser steps.")] = 400
     learning_rate: Annotated[float, Meta(gt=0, description="Peak learning rate.")] = 3e-3
     schedule: Annotated[
         Literal["cosine", "wsd"], Meta(description="After warm-up: a cosine, or stable and then a linear fall.")

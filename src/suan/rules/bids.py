@@ -9,7 +9,7 @@ from suan.grid.artifact import Artifact
 from suan.grid.hardware import accelerator
 from suan.grid.job import Bid, Considered, Job, Priority, Reason
 from suan.grid.units import yuan_text
-from suan.rules.cycle import Cycle
+from suan.rules.cycle import Cycle, Offer, Offers
 from suan.rules.fit import quota_reason
 from suan.rules.move import Move, moves_to
 from suan.rules.quote import Setting, duration_s, price_changes, quote
@@ -23,22 +23,13 @@ def bids_for(
 ) -> tuple[list[tuple[Bid, tuple[Move, ...]]], dict[str, Reason]]:
     """Every way to run the job, cheapest first, with what must be moved for it; and the pools that cannot."""
     found: list[tuple[Bid, tuple[Move, ...]]] = []
-    able, never = cycle.fitting(job)
+    offers, never = _offers(cycle, job, artifacts)
     unfit = dict(never)
-    moves_by_site: dict[str, tuple[Move, ...] | Reason] = {}
-    for supply, index in able:
-        site = supply.site.name
-        if site not in moves_by_site:
-            moves_by_site[site] = moves_to(cycle.state, artifacts, site, cycle.now_s)
-        moves = moves_by_site[site]
-        if isinstance(moves, Reason):
-            unfit[supply.name] = moves
+    for offer in offers:
+        if reason := _quota(cycle, job, offer):
+            unfit[offer.supply.name] = reason
             continue
-        devices = job.task.resources[index].devices * job.task.num_nodes
-        if reason := _quota(cycle, job, supply, devices):
-            unfit[supply.name] = reason
-            continue
-        found.extend((bid, moves) for bid in _pool_bids(cycle, job, supply, index, moves))
+        found.extend((bid, offer.moves) for bid in _pool_bids(cycle, job, offer))
     ordered = job.task.resources_ordered
     found.sort(
         key=lambda item: (
@@ -52,21 +43,49 @@ def bids_for(
     return found, unfit
 
 
-def _pool_bids(cycle: Cycle, job: Job, supply: Supply, index: int, moves: tuple[Move, ...]) -> Iterator[Bid]:
-    """Bids in one pool: as soon as possible and, for jobs that may wait, whenever electricity changes price."""
-    state, policy, now_s, task = cycle.state, cycle.policy, cycle.now_s, job.task
-    devices = task.resources[index].devices * task.num_nodes
-    tariff = state.tariff(supply.site.name, now_s)
-    tenant = state.tenants.get(job.tenant)
-    setting = Setting(
+def _offers(cycle: Cycle, job: Job, artifacts: dict[str, Artifact]) -> Offers:
+    """What each pool offers to jobs of this demand; the same all through one plan."""
+    wanted = cycle.state.waiting.get(job.id, ())
+    if wanted in cycle.offers:
+        return cycle.offers[wanted]
+    able, never = cycle.fitting(job)
+    unfit = dict(never)
+    offers: list[Offer] = []
+    moves_by_site: dict[str, tuple[Move, ...] | Reason] = {}
+    for supply, index in able:
+        site = supply.site.name
+        if site not in moves_by_site:
+            moves_by_site[site] = moves_to(cycle.state, artifacts, site, cycle.now_s)
+        moves = moves_by_site[site]
+        if isinstance(moves, Reason):
+            unfit[supply.name] = moves
+            continue
+        devices = job.task.resources[index].devices * job.task.num_nodes
+        setting = _setting(cycle, job, supply, moves)
+        offers.append(
+            Offer(supply=supply, resources_index=index, devices=devices, setting=setting, moves=moves)
+        )
+    if wanted:
+        cycle.offers[wanted] = (offers, unfit)
+    return offers, unfit
+
+
+def _setting(cycle: Cycle, job: Job, supply: Supply, moves: tuple[Move, ...]) -> Setting:
+    tenant = cycle.state.tenants.get(job.tenant)
+    return Setting(
         pool=supply.pool,
-        tariff=tariff,
+        tariff=cycle.state.tariff(supply.site.name, cycle.now_s),
         move_bytes=sum(move.bytes for move in moves),
         move_s=sum(move.duration_s for move in moves),
         move_microyuan=sum(move.cost_microyuan for move in moves),
         waiting_microyuan_per_h=tenant.waiting_microyuan_per_h if tenant else 0,
-        submitted_at_s=job.submitted_at_s,
     )
+
+
+def _pool_bids(cycle: Cycle, job: Job, offer: Offer) -> Iterator[Bid]:
+    """Bids in one pool: as soon as possible and, for jobs that may wait, whenever electricity changes price."""
+    policy, now_s, task = cycle.policy, cycle.now_s, job.task
+    supply, setting, devices = offer.supply, offer.setting, offer.devices
     run_s = duration_s(task, supply.pool, policy)
     soonest_s = max(now_s + setting.move_s, supply.forecast_s(devices, now_s, run_s))
     starts = [soonest_s]
@@ -74,7 +93,7 @@ def _pool_bids(cycle: Cycle, job: Job, supply: Supply, index: int, moves: tuple[
         horizon_s = now_s + policy.shift_horizon_s
         if task.deadline_s is not None:
             horizon_s = min(horizon_s, job.submitted_at_s + task.deadline_s - run_s)
-        starts.extend(price_changes(tariff, soonest_s, horizon_s))
+        starts.extend(price_changes(setting.tariff, soonest_s, horizon_s))
     for start_s in starts:
         yield Bid(
             site=supply.site.name,
@@ -83,8 +102,8 @@ def _pool_bids(cycle: Cycle, job: Job, supply: Supply, index: int, moves: tuple[
             nodes=task.num_nodes,
             start_s=start_s,
             finish_s=start_s + run_s,
-            quote=quote(task, setting, devices, start_s, policy),
-            resources_index=index,
+            quote=quote(job, setting, devices, start_s, policy),
+            resources_index=offer.resources_index,
         )
 
 
@@ -119,10 +138,10 @@ def _why(bids: tuple[Bid, ...], weighed: int, unfit: int) -> str:
     )
 
 
-def _quota(cycle: Cycle, job: Job, supply: Supply, devices: int) -> Reason | None:
+def _quota(cycle: Cycle, job: Job, offer: Offer) -> Reason | None:
     tenant = cycle.state.tenants.get(job.tenant)
-    if tenant is None:
+    if tenant is None or not (tenant.quota.nominal_devices or tenant.quota.borrow_devices):
         return None
-    share = (job.tenant, accelerator(supply.pool.accelerator).name)
+    share = (job.tenant, accelerator(offer.supply.pool.accelerator).name)
     used = cycle.state.tenant_devices.get(share, 0) + cycle.taken.get(share, 0)
-    return quota_reason(tenant, share[1], used, devices)
+    return quota_reason(tenant, share[1], used, offer.devices)

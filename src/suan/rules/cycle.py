@@ -6,8 +6,26 @@ from suan.grid.action import Action
 from suan.grid.job import Demand, Job, Reason
 from suan.grid.state import State
 from suan.rules.fit import fit
+from suan.rules.move import Move
 from suan.rules.policy import Policy
+from suan.rules.quote import Setting
 from suan.rules.supply import Supply
+
+Fits = tuple[list[tuple[Supply, int]], dict[str, Reason]]  # pools that can, with the alternative they serve
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One pool that can run the jobs of one demand, and what that depends on besides time and length."""
+
+    supply: Supply
+    resources_index: int
+    devices: int
+    setting: Setting
+    moves: tuple[Move, ...]
+
+
+Offers = tuple[list[Offer], dict[str, Reason]]
 
 
 @dataclass(slots=True)
@@ -23,14 +41,15 @@ class Cycle:
     demand_reasons: dict[Demand, Reason] = field(default_factory=dict)
     taken: dict[tuple[str, str], int] = field(default_factory=dict)  # (tenant, kind) -> devices of this plan
     shares: dict[str, float] = field(default_factory=dict)
-    fits: dict[Demand, tuple[list[tuple[Supply, int]], dict[str, Reason]]] = field(default_factory=dict)
+    fits: dict[Demand, Fits] = field(default_factory=dict)
+    offers: dict[Demand, Offers] = field(default_factory=dict)
     wake_at_s: int | None = None
 
     def wake(self, at_s: int) -> None:
         if at_s > self.now_s:
             self.wake_at_s = at_s if self.wake_at_s is None else min(self.wake_at_s, at_s)
 
-    def fitting(self, job: Job) -> tuple[list[tuple[Supply, int]], dict[str, Reason]]:
+    def fitting(self, job: Job) -> Fits:
         """Pools that can run the job, with the resource alternative they serve; and why the others cannot."""
         wanted = self.state.waiting.get(job.id, ())
         known = self.fits.get(wanted)

@@ -21,5 +21,5 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_s: int = 10
     refusals_limit: int = 6  # engine refusals in a row before the job fails
     transfer_attempts: int = 8
-    backfill_tries: int = 3  # jobs behind a blocked one of the same kind that may slip in before it
+    backfill_tries: int = 4  # jobs behind a blocked one of the same kind that may slip in before it
     reserve: bool = True  # the first job that cannot start holds devices for itself

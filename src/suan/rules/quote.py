@@ -11,7 +11,7 @@ import msgspec
 
 from suan.grid.account import Quote
 from suan.grid.hardware import accelerator
-from suan.grid.job import Task
+from suan.grid.job import Job, Task
 from suan.grid.site import Pool, Tariff, hour_rate
 from suan.grid.units import HOUR_S
 from suan.rules.policy import Policy
@@ -30,8 +30,6 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     move_s: int = 0
     move_microyuan: int = 0
     waiting_microyuan_per_h: int = 0
-    submitted_at_s: int = 0
-    link_known: bool = True
 
 
 class _Sums:
@@ -109,8 +107,9 @@ def duration_s(task: Task, pool: Pool, policy: Policy) -> int:
     return max(1, round(known / pool.speed_ratio))
 
 
-def quote(task: Task, setting: Setting, devices: int, start_s: int, policy: Policy) -> Quote:
-    """The itemised price of running `task` on `devices` of the setting's pool from `start_s` on."""
+def quote(job: Job, setting: Setting, devices: int, start_s: int, policy: Policy) -> Quote:
+    """The itemised price of running the job on `devices` of the setting's pool from `start_s` on."""
+    task = job.task
     pool, tariff = setting.pool, setting.tariff
     run_s = duration_s(task, pool, policy)
     machine = round(devices * pool.machine_microyuan_per_device_h * run_s / HOUR_S)
@@ -119,11 +118,11 @@ def quote(task: Task, setting: Setting, devices: int, start_s: int, policy: Poli
     pue = tariff.pue if tariff else 1.0
     energy_kwh = kw * run_s / HOUR_S
     gco2 = carbon_per_kw * kw * pue
-    wait_s = max(0, start_s - setting.submitted_at_s)
+    wait_s = max(0, start_s - job.submitted_at_s)
     waiting_ratio = policy.waiting_ratio.get(task.priority, 1.0)
     late_s = 0
     if task.deadline_s is not None:
-        late_s = max(0, start_s + run_s - (setting.submitted_at_s + task.deadline_s))
+        late_s = max(0, start_s + run_s - (job.submitted_at_s + task.deadline_s))
     every_s = task.checkpoint.every_s if task.checkpoint else run_s
     lost_s = min(run_s, every_s) / 2 + policy.restore_s
     electricity_microyuan = round(money_per_kw * kw * pue)

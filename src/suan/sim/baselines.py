@@ -105,9 +105,8 @@ class _Cycle:
             pool=supply.pool,
             tariff=self.state.tariff(supply.site.name, self.now_s),
             waiting_microyuan_per_h=tenant.waiting_microyuan_per_h if tenant else 0,
-            submitted_at_s=job.submitted_at_s,
         )
-        price = quote(job.task, setting, devices, self.now_s, self.policy)
+        price = quote(job, setting, devices, self.now_s, self.policy)
         bid = Bid(
             site=supply.site.name,
             pool=supply.pool.name,

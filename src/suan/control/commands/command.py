@@ -40,7 +40,7 @@ def key_of(state: State, secret: str, now_s: int) -> Key | None:
 
 
 def next_key_id(state: State) -> str:
-    """An id that no key had: whatever issues a key writes a fact, so the sequence has moved on by the next."""
+    """An id that no key had: whatever issues a key writes a fact, so the next finds another sequence."""
     return f"k{state.sequence + 1}"
 
 

@@ -18,7 +18,7 @@ def submit(
 ) -> Command[tuple[str, ...]]:
     """The ids of the new jobs. The same idempotency key again: the same ids, nothing stored.
 
-    Raises: what `admit` refuses; Refused `name_taken`, `key_reused` (other tasks under a used idempotency key).
+    Raises: what `admit` refuses; Refused `name_taken`, `key_reused` (other tasks under a used key).
     """
 
     def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], tuple[str, ...]]:

@@ -88,22 +88,23 @@ def set_tenant(tenant: Tenant) -> Command[None]:
     return command
 
 
-def first_start() -> Command[str | None]:
-    """The first admin key's secret, with the tenant `default` and the grid's own store as a site; None later
-    on.
-    """
-    secret = new_secret()
+def first_start(secret: str) -> Command[None]:
+    """The grid's own store as a site, and at the very first start the tenant `default` with an admin's key.
 
-    def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], str | None]:
+    The key has this secret. Later starts add nothing.
+    """
+
+    def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], None]:
         facts: list[f.Fact] = []
         if GRID_SITE not in state.sites:
             facts.append(f.SiteJoined(at_s=now_s, site=GRID_SITE, engine="none"))
-        if state.keys or "default" in state.tenants:
-            return facts, None
-        key = Key(
-            id=next_key_id(state), hash=key_hash(secret), role=Role.ADMIN, tenant="default", label="first"
-        )
-        facts += [f.TenantSet(at_s=now_s, tenant="default"), f.KeyIssued(at_s=now_s, key=key)]
-        return facts, secret
+        if "default" not in state.tenants:
+            facts.append(f.TenantSet(at_s=now_s, tenant="default"))
+        if not state.keys:
+            key = Key(
+                id=next_key_id(state), hash=key_hash(secret), role=Role.ADMIN, tenant="default", label="first"
+            )
+            facts.append(f.KeyIssued(at_s=now_s, key=key))
+        return facts, None
 
     return command

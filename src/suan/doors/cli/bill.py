@@ -41,7 +41,9 @@ def bill_text(found: Json) -> str:
 def _sums(found: Json) -> Iterator[str]:
     added = sum(line["amount_microyuan"] for line in found["lines"])
     total = found["total_microyuan"]
-    agrees = "the lines add up" if added == total else f"the lines add up to {added / 1e6:.6f}: tell the operator"
+    agrees = (
+        "the lines add up" if added == total else f"the lines add up to {added / 1e6:.6f}: tell the operator"
+    )
     yield render.paint(f"total {total / 1e6:.6f} CNY ({agrees})", render.BOLD)
     yield (
         f"used: {duration_text(found['device_s'])} of devices ({found['device_s']} device-seconds), "
@@ -54,5 +56,11 @@ def _sums(found: Json) -> Iterator[str]:
 def energy_text(found: Json) -> str:
     """`0.0123 kWh (modelled)`: a figure that no meter saw says so."""
     measured = found["energy_measured_ratio"]
-    how = "measured" if measured >= 1 else "modelled" if measured <= 0 else f"{measured:.0%} measured, the rest modelled"
+    how = (
+        "measured"
+        if measured >= 1
+        else "modelled"
+        if measured <= 0
+        else f"{measured:.0%} measured, the rest modelled"
+    )
     return f"{found['energy_kwh']:.6f} kWh ({how})"

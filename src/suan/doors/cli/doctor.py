@@ -84,7 +84,9 @@ def _nearest(folder: Path) -> Path:
 def _state(folder: Path) -> Finding:
     nearest = _nearest(folder)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        return Finding("state folder", FAIL, f"{nearest} cannot be written", "choose another: suan up --state DIR")
+        return Finding(
+            "state folder", FAIL, f"{nearest} cannot be written", "choose another: suan up --state DIR"
+        )
     return Finding("state folder", OK, f"{folder} can be written")
 
 
@@ -102,7 +104,9 @@ def _accelerators() -> Finding:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding("accelerators", WARN, f"nvidia-smi does not answer: {error}", "look at the driver: nvidia-smi")
+        return Finding(
+            "accelerators", WARN, f"nvidia-smi does not answer: {error}", "look at the driver: nvidia-smi"
+        )
     names = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
     kinds = ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
     return Finding("accelerators", OK if names else WARN, kinds or "nvidia-smi shows no device")
@@ -120,7 +124,9 @@ def _torch() -> Finding:
         do = "a CPU build is far smaller: make clean, make setup TORCH_INDEX=URL"
         return Finding("torch", WARN, f"{version}, {build}, but there is no NVIDIA driver", do)
     if build == "CPU build" and shutil.which("nvidia-smi") is not None:
-        return Finding("torch", WARN, f"{version}, {build}: the GPUs here are out of its reach", "install a CUDA build")
+        return Finding(
+            "torch", WARN, f"{version}, {build}: the GPUs here are out of its reach", "install a CUDA build"
+        )
     return Finding("torch", OK, f"{version}, {build}")
 
 
@@ -143,7 +149,9 @@ def _grid(session: Session) -> Iterator[Finding]:
     except SuanError as error:
         yield Finding("grid", FAIL, error.what, error.hint)
         return
-    yield Finding("grid", OK, f"{client.url} answers in {took_s * 1000:.0f} ms, version {version.get('version', '?')}")
+    yield Finding(
+        "grid", OK, f"{client.url} answers in {took_s * 1000:.0f} ms, version {version.get('version', '?')}"
+    )
     yield from _asked("clock", lambda: _clock(client, version))
     yield from _asked("key", lambda: [_key(client)])
     yield from _asked("sites", lambda: _sites(client))
@@ -169,7 +177,12 @@ def _clock(client: Any, version: Json) -> Iterator[Finding]:
         told = parsedate_to_datetime(date).timestamp()
     skew_s = time.time() - told
     if abs(skew_s) > _MOST_SKEW_S:
-        yield Finding("clock", WARN, f"{skew_s:+.0f} s from the grid's", "keep both with NTP: leases are counted in seconds")
+        yield Finding(
+            "clock",
+            WARN,
+            f"{skew_s:+.0f} s from the grid's",
+            "keep both with NTP: leases are counted in seconds",
+        )
     else:
         yield Finding("clock", OK, f"within {_MOST_SKEW_S:.0f} s of the grid's")
 
@@ -178,7 +191,9 @@ def _key(client: Any) -> Finding:
     who = client.whoami()
     said = f"{who['role']} of tenant {who.get('tenant') or '–'}"
     if who["role"] == "viewer":
-        return Finding("key", WARN, said, "a viewer submits nothing; ask an admin: suan key issue --role member")
+        return Finding(
+            "key", WARN, said, "a viewer submits nothing; ask an admin: suan key issue --role member"
+        )
     saved = config_path()
     if saved.exists() and saved.stat().st_mode & 0o077:
         return Finding("key", WARN, f"{said}; others can read {saved}", f"chmod 600 {saved}")
@@ -188,7 +203,12 @@ def _key(client: Any) -> Finding:
 def _sites(client: Any) -> Iterator[Finding]:
     found = [site for site in client.sites() if site.get("pools")]
     if not found:
-        yield Finding("sites", WARN, "none has pools: jobs will wait", "suan join-token NAME, then there: suan join URL …")
+        yield Finding(
+            "sites",
+            WARN,
+            "none has pools: jobs will wait",
+            "suan join-token NAME, then there: suan join URL …",
+        )
     for site in found:
         ready = site["phase"] == "ready"
         said = f"{site['phase']}, {len(site['pools'])} pool(s)"

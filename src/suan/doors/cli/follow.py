@@ -69,7 +69,9 @@ class Follower:
             if reason := reason_text(job.get("reason")):
                 self._once(name, reason.split(";")[0], f"{title} waits: {reason}")
             return
-        if "bids" not in self._said[name] and (considered := self._session.client.why(name).get("considered")):
+        if "bids" not in self._said[name] and (
+            considered := self._session.client.why(name).get("considered")
+        ):
             self._once(name, "bids", f"{title}: considered bids\n{considered_text(considered)}")
         progress = progress_text(job.get("progress") or {})
         shown_s, shown = self._progress.get(name, (0.0, ""))
@@ -115,4 +117,6 @@ def _done(job: Json) -> bool:
     """Whether it has ended; a service is done with starting once it answers."""
     if not job:
         return False
-    return job.get("ended_at_s") is not None or bool(job["task"].get("replicas") and last_run(job).get("endpoint"))
+    return job.get("ended_at_s") is not None or bool(
+        job["task"].get("replicas") and last_run(job).get("endpoint")
+    )

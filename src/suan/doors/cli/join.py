@@ -26,24 +26,41 @@ _GRACE_S = 10
 @click.argument("address", metavar="URL", required=False)
 @click.option("--token", help="A one-time token: suan join-token SITE. Not needed to join again.")
 @click.option("--site", metavar="NAME", help="The site's name.")
-@click.option("--state", "folder", type=click.Path(path_type=Path), help="Where the site keeps its store and its runs.")
+@click.option(
+    "--state", "folder", type=click.Path(path_type=Path), help="Where the site keeps its store and its runs."
+)
 @click.option("--config", "config", type=click.Path(path_type=Path), help="All of it as a site.toml.")
-@click.option("--pool", "pools", multiple=True, metavar="NAME:ACCELERATOR:NODESxDEVICES", help="For example cpu:CPU:1x8.")
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    metavar="NAME:ACCELERATOR:NODESxDEVICES",
+    help="For example cpu:CPU:1x8.",
+)
 @click.option("--region", help="Where it is.")
 @click.option("--data-host", help="Address on which other sites fetch data [127.0.0.1].")
 @click.option("--data-port", type=click.IntRange(0, 65535), help="Its port; 0 takes a free one.")
 @click.option("--data-url", help="What others call that address by, when they see another.")
-@click.option("--emulate-links", is_flag=True, default=None, help="Wait out each link's round trip: sites on one machine.")
-@click.option("--stop-runs", is_flag=True, help="SIGTERM stops the runs, too; else they go on without the agent.")
+@click.option(
+    "--emulate-links",
+    is_flag=True,
+    default=None,
+    help="Wait out each link's round trip: sites on one machine.",
+)
+@click.option(
+    "--stop-runs", is_flag=True, help="SIGTERM stops the runs, too; else they go on without the agent."
+)
 @grid_verb
-def join(session: Session, *, address: str | None, token: str | None, config: Path | None, **options: Any) -> None:
+def join(
+    session: Session, *, address: str | None, token: str | None, config: Path | None, **options: Any
+) -> None:
     """Run the agent of a site: it dials the grid at URL and never listens for it.
 
     SIGTERM ends the agent and leaves its runs to go on; the next one finds them. Ctrl-C stops the runs, too.
     """
     from suan.doors.cli.site_config import read_site
 
-    given = options | {"url": address or session.named_url(), "pools": options["pools"] or None}
+    given = options | {"url": address or session.url_option, "pools": options["pools"] or None}
     stop_runs = given.pop("stop_runs")
     described = read_site(config, given)
     folder = described.folder
@@ -57,7 +74,9 @@ def join(session: Session, *, address: str | None, token: str | None, config: Pa
         key = _key(folder, described, token)
         session.answer(
             {"site": described.site, "url": described.url, "state": str(folder), "pid": os.getpid()},
-            lambda: print(f"site {described.site} joins {described.url}; Ctrl-C stops it and its runs", flush=True),
+            lambda: print(
+                f"site {described.site} joins {described.url}; Ctrl-C stops it and its runs", flush=True
+            ),
         )
         _run(described, key, stop_runs=stop_runs)
 
@@ -86,7 +105,9 @@ def _key(folder: Path, described: Any, token: str | None) -> str:
     fresh = path.with_suffix(".new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         # The spent token is kept so that the same command line works a second time; it is worth nothing any more.
-        json.dump({"site": described.site, "url": described.url, "key": joined["key"], "token_used": token}, file)
+        json.dump(
+            {"site": described.site, "url": described.url, "key": joined["key"], "token_used": token}, file
+        )
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
@@ -108,7 +129,9 @@ def _run(described: Any, key: str, *, stop_runs: bool) -> None:
     from suan.stores.door import DataDoor
     from suan.stores.mover import ChunkMover
 
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {described.site}: %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s {described.site}: %(message)s", datefmt="%H:%M:%S"
+    )
     for chatty in ("httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     stop, stopping_runs = threading.Event(), threading.Event()
@@ -118,7 +141,11 @@ def _run(described: Any, key: str, *, stop_runs: bool) -> None:
     folder = described.folder
     store = open_store(described.store or folder / "store")
     door = DataDoor(
-        store, described.data_host, described.data_port, described.data_url, emulate_links=described.emulate_links
+        store,
+        described.data_host,
+        described.data_port,
+        described.data_url,
+        emulate_links=described.emulate_links,
     )
     engine = LocalEngine(folder / "engine", described.pools_of_nouns())
     agent = Agent(

@@ -30,7 +30,13 @@ def tenant(session: Session, context: click.Context) -> None:
              render.cny(t["budget"]["limit_microyuan"]))
             for t in found
         ]  # fmt: skip
-        print(render.table(("tenant", "weight", "guaranteed", "may borrow", "budget CNY"), rows, right="weight budget CNY"))
+        print(
+            render.table(
+                ("tenant", "weight", "guaranteed", "may borrow", "budget CNY"),
+                rows,
+                right="weight budget CNY",
+            )
+        )
 
     session.answer({"items": found}, say)
 
@@ -61,7 +67,10 @@ def set_tenant(session: Session, name: str, **options: Any) -> None:
     if quota:
         settings["quota"] = quota
     answer = session.client.set_tenant(name, **settings)
-    session.answer(answer, lambda: print(f"tenant {name} is set; give it a key: suan key issue --role member --tenant {name}"))
+    session.answer(
+        answer,
+        lambda: print(f"tenant {name} is set; give it a key: suan key issue --role member --tenant {name}"),
+    )
 
 
 def _counts(pairs: tuple[str, ...]) -> dict[str, int]:
@@ -85,7 +94,14 @@ def key(session: Session, context: click.Context) -> None:
 
     def say() -> None:
         rows = [
-            (k["id"], k["role"], k.get("tenant"), k.get("site"), k.get("label"), render.moment(k.get("expires_at_s")))
+            (
+                k["id"],
+                k["role"],
+                k.get("tenant"),
+                k.get("site"),
+                k.get("label"),
+                render.moment(k.get("expires_at_s")),
+            )
             for k in found
         ]
         print(render.table(("key", "role", "tenant", "site", "label", "expires"), rows))
@@ -118,7 +134,9 @@ def revoke(session: Session, key_id: str) -> None:
 
 @click.command()
 @click.argument("site")
-@click.option("--expires", default="1h", show_default=True, metavar="TIME", help="For how long it can be used.")
+@click.option(
+    "--expires", default="1h", show_default=True, metavar="TIME", help="For how long it can be used."
+)
 @grid_verb
 def join_token(session: Session, site: str, expires: str) -> None:
     """A one-time token with which SITE joins; on standard output."""

@@ -24,7 +24,11 @@ Json = dict[str, Any]
 
 def _env_option(function: Any) -> Any:
     return click.option(
-        "--env", "env", multiple=True, metavar="NAME=VALUE", help="Set over `envs:`; NAME alone passes yours on."
+        "--env",
+        "env",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Set over `envs:`; NAME alone passes yours on.",
     )(function)
 
 
@@ -33,7 +37,9 @@ def _env_option(function: Any) -> Any:
 @_env_option
 @click.option("-d", "--detach", is_flag=True, help="Return once it is submitted.")
 @click.option("--site", default="", metavar="SITE", help="Where uploaded folders are to be kept.")
-@click.option("--once", "idempotency_key", default="", metavar="KEY", help="The same KEY again submits nothing new.")
+@click.option(
+    "--once", "idempotency_key", default="", metavar="KEY", help="The same KEY again submits nothing new."
+)
 @grid_verb
 def run(
     session: Session, file: Path, *, env: tuple[str, ...], detach: bool, site: str, idempotency_key: str
@@ -158,7 +164,9 @@ def _put(session: Session, path: Path, site: str) -> str:
     from suan.doors.cli.data import Meter
 
     meter = Meter(session, f"uploading {path.name}")
-    letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in path.name.lower())
+    letters = "".join(
+        letter if letter.isascii() and letter.isalnum() else "-" for letter in path.name.lower()
+    )
     mark = hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()
     name = f"folder:{letters.strip('-')[:60] or 'folder'}-{mark}"
     artifact = session.client.put(path, name, site, progress=meter)

@@ -26,7 +26,7 @@ class Session:
 
     def __init__(self, url: str | None = None, key: str | None = None, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self._url, self._key = url, key
+        self.url_option, self._key = url, key
 
     @functools.cached_property
     def client(self) -> "Client":
@@ -37,15 +37,11 @@ class Session:
         from suan.doors.client import Client
 
         saved = read_config()
-        url = self.named_url() or saved.get("url", "")
+        url = self.url_option or os.environ.get("SUAN_URL") or saved.get("url", "")
         key = self._key or os.environ.get("SUAN_KEY") or saved.get("key", "")
         if not url:
             raise Refused("no_grid", "no grid is known here", hint="suan up, or set SUAN_URL and SUAN_KEY")
         return Client(url, key)
-
-    def named_url(self) -> str:
-        """The grid's address as this command line or its environment names it, "" when neither does."""
-        return self._url or os.environ.get("SUAN_URL", "")
 
     def answer(self, value: Any, say: Callable[[], None]) -> None:
         """Prints `value` as JSON and nothing else, or calls `say`."""

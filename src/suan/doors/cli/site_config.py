@@ -104,14 +104,17 @@ def read_site(config: Path | None, given: dict[str, Any]) -> SiteTable:
         table["pool"] = [pool_table(text) for text in given["pools"]]
     if missing := [f"--{name}" for name in ("site", "state", "pool") if not table.get(name)]:
         raise Refused("bad_site", f"a site needs {', '.join(missing)}", hint="suan join --help")
-    if not table.get("url"):
+    table.setdefault("url", os.environ.get("SUAN_URL", ""))
+    if not table["url"]:
         raise Refused("bad_site", "which grid is it to join?", hint="suan join URL --site NAME …")
     try:
         described = SiteTable.model_validate(table)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise Refused("bad_site", f"{config or 'options'}: {where}: {first['msg']}", hint="see docs/reference/cli.md") from error
+        raise Refused(
+            "bad_site", f"{config or 'options'}: {where}: {first['msg']}", hint="see docs/reference/cli.md"
+        ) from error
     names = [pool.name for pool in described.pool]
     if len(set(names)) < len(names):
         raise Refused("bad_pool", "two pools have one name", hint="name each pool once")
@@ -126,7 +129,9 @@ def pool_table(text: str) -> dict[str, Any]:
     """
     match = _POOL.fullmatch(text)
     if match is None:
-        raise Refused("bad_pool", f"{text!r} is no pool", hint="write NAME:ACCELERATOR:NODESxDEVICES, as in cpu:CPU:1x8")
+        raise Refused(
+            "bad_pool", f"{text!r} is no pool", hint="write NAME:ACCELERATOR:NODESxDEVICES, as in cpu:CPU:1x8"
+        )
     name, kind, nodes, devices = match.groups()
     return {"name": name, "accelerator": kind, "nodes": int(nodes), "devices_per_node": int(devices)}
 

@@ -90,10 +90,19 @@ def link(session: Session, context: click.Context) -> None:
 
     def say() -> None:
         rows = [
-            (k["source"], k["destination"], f"{k['mbit_per_s']:g}", f"{k['rtt_ms']:g}", render.cny(k["microyuan_per_gb"]), k["origin"])
+            (
+                k["source"],
+                k["destination"],
+                f"{k['mbit_per_s']:g}",
+                f"{k['rtt_ms']:g}",
+                render.cny(k["microyuan_per_gb"]),
+                k["origin"],
+            )
             for k in found
         ]
-        print(render.table(("from", "to", "Mbit/s", "ms", "CNY/GB", "origin"), rows, right="Mbit/s ms CNY/GB"))
+        print(
+            render.table(("from", "to", "Mbit/s", "ms", "CNY/GB", "origin"), rows, right="Mbit/s ms CNY/GB")
+        )
 
     session.answer({"items": found}, say)
 
@@ -119,17 +128,23 @@ def set_link(session: Session, *, source: str, destination: str, one_way: bool, 
         for pair in ends
     ]
     arrow = "→" if one_way else "↔"
-    session.answer({"items": answers}, lambda: print(f"{source} {arrow} {destination}: {terms['mbit_per_s']:g} Mbit/s"))
+    session.answer(
+        {"items": answers}, lambda: print(f"{source} {arrow} {destination}: {terms['mbit_per_s']:g} Mbit/s")
+    )
 
 
 @click.command()
 @click.argument("site")
 @click.option("--yuan-per-kwh", type=click.FloatRange(min=0), help="One price for every hour.")
-@click.option("--bands", type=click.Path(path_type=Path), help="CSV of time-of-use bands; with --grid and --flat.")
+@click.option(
+    "--bands", type=click.Path(path_type=Path), help="CSV of time-of-use bands; with --grid and --flat."
+)
 @click.option("--grid", "province", metavar="NAME", help="The provincial grid in --bands.")
 @click.option("--flat", type=click.FloatRange(min=0), help="CNY a kWh in the flat band.")
 @click.option("--file", type=click.Path(path_type=Path), help="A tariff as JSON, as REST takes it.")
-@click.option("--pue", default=1.0, show_default=True, type=click.FloatRange(1, 5), help="Power drawn per IT power.")
+@click.option(
+    "--pue", default=1.0, show_default=True, type=click.FloatRange(1, 5), help="Power drawn per IT power."
+)
 @click.option("--gco2-per-kwh", default=0.0, type=click.FloatRange(min=0), help="Carbon intensity.")
 @click.option("--source", default="set by hand", show_default=True, help="Where the price is from.")
 @grid_verb
@@ -157,7 +172,9 @@ def _tariff(site: str, options: Json) -> Any:
         try:
             read = msgspec.json.decode(options["file"].read_bytes(), type=Tariff)
         except (OSError, msgspec.MsgspecError) as error:
-            raise Refused("bad_tariff", f"{options['file']}: {error}", hint="see docs/reference/rest.md") from error
+            raise Refused(
+                "bad_tariff", f"{options['file']}: {error}", hint="see docs/reference/rest.md"
+            ) from error
         return msgspec.structs.replace(read, site=site)
     if options["bands"] is not None:
         from suan.feeds.tariffs import china_tou

@@ -36,7 +36,7 @@ def key_shown(parts: Parts, secret: str) -> Key:
     """
     if not secret:
         raise Refused("no_key", "this needs a key", hint="send Authorization: Bearer KEY", status=401)
-    # Two look-ups in dictionaries, each of them atomic: no lock, so that a long view delays nobody at the gate.
+    # Two look-ups in dictionaries, each atomic: no lock, so that a long view delays nobody at the gate.
     key = key_of(parts.grid.state, secret, parts.grid.now_s())
     if key is None or key.one_time:
         raise Refused(

@@ -1,9 +1,7 @@
 """The grid's web application: REST, events and the OpenAI-compatible socket over one grid."""
 
-import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI
@@ -29,16 +27,14 @@ def create_app(
     *,
     logs: Logs,
     store: GridStore,
-    store_lock: Any = None,
     history: Iterable[tuple[int, Fact]] = (),
 ) -> FastAPI:
-    """The ASGI application over `grid`, which somebody else starts and stops. Make it before the grid is started.
+    """The ASGI application over `grid`, which somebody else starts, after this, and stops.
 
-    `store` is the grid's own; `store_lock` is held while what no fact names must not be cleared from it. `history`
-    are the newest facts so far, for event streams that resume.
+    `store` is the grid's own. `history` are the newest facts so far, for event streams that resume.
     """
     meter = Meter(grid)
-    parts = Parts(grid, logs, store, News(grid, history), meter, store_lock or threading.Lock())
+    parts = Parts(grid, logs, store, News(grid, history), meter)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

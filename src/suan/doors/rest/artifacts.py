@@ -1,6 +1,6 @@
 """Artifacts: listing, lineage, and bringing content in and out of the grid's own store, chunk by chunk.
 
-Knows who may read what. A chunk is read through an artifact that names it; whoever knows a hash alone gets nothing.
+Knows who may read what. A chunk is read through an artifact that names it; a hash alone opens nothing.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,7 @@ from suan.stores.manifests import (
 from suan.stores.manifests import manifest_from as verified_manifest
 
 router = APIRouter(prefix="/v1", tags=["artifacts"])
+MANIFEST_TYPE = "application/vnd.suan.manifest+json"  # its very bytes count: their hash is its address
 
 
 class PutBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +85,7 @@ def list_artifacts(
 
 @router.get("/artifacts/{name}")
 def get_artifact(here: Here, key: Viewer, name: str) -> Response:
-    """One version, the newest when none is named: where it is, what it was made from, what was made from it."""
+    """One version, the newest when none is named: where it is, what it was made from and what from it."""
 
     def view(state: State) -> dict[str, Any]:
         artifact = _readable(state, key, name)
@@ -104,7 +105,7 @@ def get_artifact(here: Here, key: Viewer, name: str) -> Response:
 
 @router.post("/artifacts", status_code=201, openapi_extra=takes(PutBody))
 def commit_artifact(here: Here, key: Member, body: Raw, tenant: str | None = None) -> Response:
-    """Makes uploaded chunks a version of `name`, on its way to `site`. The same content again: the same version."""
+    """Makes uploaded chunks a version of `name`, on its way to `site`. The same again is the same version."""
     owner = tenant_for(key, tenant)
     put = _put_body.decode(body)
     artifact_name(put.name)
@@ -112,9 +113,9 @@ def commit_artifact(here: Here, key: Member, body: Raw, tenant: str | None = Non
         raise Refused("bad_manifest", f"the manifest cannot be unpacked: {why}", hint="name safe paths")
     digest = hash_of(manifest_bytes(put.manifest))
     content = Content(digest, put.manifest.bytes, len(put.manifest.files))
-    with here.store_lock:
-        _complete(here, digest, put.manifest)
-        artifact = here.grid.do(put_artifact(owner, put.name, content, put.site))
+    # First the content, then the fact: a store keeps what no fact names for two hours.
+    _complete(here, digest, put.manifest)
+    artifact = here.grid.do(put_artifact(owner, put.name, content, put.site))
     return Json(here.grid.read(lambda state: _with_replicas(state, state.artifacts[artifact])), 201)
 
 
@@ -123,10 +124,8 @@ def fetch(here: Here, key: Viewer, name: str) -> Response:
     """Brings the version into the grid's own store. Ask again until it is ready."""
     artifact = here.grid.read(lambda state: _readable(state, key, name))
     found = here.grid.do(fetch_artifact(artifact.id))
-    if found.ready and not here.store.has(artifact.digest):
-        found = msgspec.structs.replace(
-            found, ready=False
-        )  # lost here: the next report says so, then it comes again
+    if found.ready and not here.store.has(artifact.digest):  # the next report says that it is lost here
+        found = msgspec.structs.replace(found, ready=False)
     return Json(found)
 
 
@@ -166,7 +165,7 @@ def get_chunk(here: Here, key: Viewer, hash: str, digest: str) -> Response:
 def get_manifest(here: Here, key: Viewer, digest: str) -> Response:
     """The manifest with this digest: files, and the chunks each is made of."""
     _digest_readable(here, key, digest)
-    return Response(_try(lambda: here.store.read_manifest(digest)), media_type="application/json")
+    return Response(_try(lambda: here.store.read_manifest(digest)), media_type=MANIFEST_TYPE)
 
 
 def _complete(here: Parts, digest: str, manifest: Manifest) -> None:

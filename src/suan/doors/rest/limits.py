@@ -1,4 +1,4 @@
-"""No body larger than its path allows: refused unread where its length is known, while it is read where not."""
+"""No body larger than its path allows: refused unread where its length is known, else while it is read."""
 
 import re
 

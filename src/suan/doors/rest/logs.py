@@ -40,7 +40,11 @@ async def read_log(
     waiter = here.news.log_waiter(named)
     try:
         data, size = await run_sync(_part, here, named, offset, limit)
-        while not data and limit and not ended and (left_s := deadline_s - time.monotonic()) > 0:
+        while (
+            not (data or ended or here.news.closed)
+            and limit
+            and (left_s := deadline_s - time.monotonic()) > 0
+        ):
             await waiter.wait(min(left_s, _LOOK_S))
             named, ended = here.grid.read(partial(_run, key=key, job=job, run=named))
             data, size = await run_sync(_part, here, named, offset, limit)

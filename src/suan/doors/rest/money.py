@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["money"])
 
 @router.get("/prices")
 def prices(here: Here, _: Viewer, hours: Annotated[int, Query(ge=1, le=24 * 14)] = 24) -> Response:
-    """Electricity at each site by the hour, PUE included, and what one device of each pool costs an hour, all in."""
+    """Electricity at each site by the hour, PUE included, and what one device of each pool costs, all in."""
     first = here.grid.now_s() // HOUR_S
     span = range(first, first + hours)
     policy = here.grid.policy
@@ -55,7 +55,7 @@ def _site_prices(state: State, policy: Policy, site: Site, span: range) -> dict[
 
 
 def _hour(at_s: int, tariff: Tariff | None) -> dict[str, Any]:
-    """Of one kWh that the devices use: what the socket must give for it, PUE times as much, costs and emits."""
+    """Of one kWh that devices use: what it costs and emits at the socket, which gives PUE times as much."""
     per_kwh, gco2 = hour_rate(tariff, at_s // HOUR_S) if tariff else (0, 0.0)
     pue = tariff.pue if tariff else 1.0
     return {"at_s": at_s, "microyuan_per_kwh": round(per_kwh * pue), "gco2_per_kwh": round(gco2 * pue, 3)}
@@ -77,7 +77,7 @@ def get_bill(
     job: Annotated[list[str], Query(max_length=200)] = [],  # noqa: B006 (FastAPI copies it)
     since_s: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
-    """What a tenant owes, line by line, for all its jobs or for those named. The lines add up to the total."""
+    """What a tenant owes, line by line, for all its jobs or those named. The lines add up to the total."""
 
     def view(state: State) -> Bill:
         owner = tenant_for(key, tenant)

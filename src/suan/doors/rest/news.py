@@ -1,4 +1,4 @@
-"""New facts and progress, kept for a while and told to whoever waits: long polls, event streams, followed logs.
+"""New facts and progress, kept for a while and told to whoever waits: long polls, event streams, logs.
 
 Knows sequences. Does not know who may see what. The grid's thread adds; any event loop may wait.
 """
@@ -60,7 +60,7 @@ class News:
         grid.listen(self._add)
 
     def waiter(self, wanted: Callable[[Fact], bool] | None = None) -> Waiter:
-        """Woken by facts that are wanted; by every fact and by progress when nothing is said. To be `leave`d."""
+        """Woken by facts that are wanted; without a wish by every fact and by progress. To be `leave`d."""
         waiter = Waiter()
         with self._lock:
             self._wanted[waiter] = wanted

@@ -1,8 +1,7 @@
 """What the endpoints work on: one grid, its logs, its store, its news and its meter."""
 
-import threading
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
 
@@ -48,6 +47,4 @@ class Parts:
     store: GridStore
     news: News
     meter: Meter
-    # Held from a manifest's arrival to its fact: what no fact names may be cleared away at any other moment.
-    store_lock: Any = field(default_factory=threading.Lock)
     upstream: httpx.AsyncClient = field(default_factory=new_client)  # to the engines of services

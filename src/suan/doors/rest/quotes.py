@@ -1,4 +1,4 @@
-"""What tasks would cost if it were their turn now. Inputs that nothing has written yet count as here already."""
+"""What tasks would cost if it were their turn now. Inputs that do not exist yet count as here already."""
 
 from msgspec.structs import replace
 

@@ -58,7 +58,7 @@ async def report(
     wait_s: Annotated[float, Query(ge=0, le=60)] = 0,
     known: int = 0,
 ) -> Response:
-    """What the site sees; what it should be doing. With `wait_s`, answers when that differs from version `known`."""
+    """What the site sees; what it should be doing. `wait_s`: answers when that differs from version `known`."""
     site_key(key, site)
     seen = _observation.decode(body)
     if seen.site != site:
@@ -72,7 +72,7 @@ async def report(
         # No longer than a third of the lease: what a site says is what keeps it alive.
         deadline_s = time.monotonic() + min(wait_s, here.grid.policy.lease_s / 3)
         while orders.version == known and (left_s := deadline_s - time.monotonic()) > 0:
-            if not await waiter.wait(left_s):
+            if not await waiter.wait(left_s) or here.news.closed:
                 break
             orders = await run_sync(here.grid.orders, site)
     finally:

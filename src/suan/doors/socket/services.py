@@ -50,7 +50,7 @@ def services(state: State, key: Key) -> list[Service]:
 
 
 def names_of(service: Service) -> tuple[str, ...]:
-    """What it answers to, the most usual first: `poet`, `poet@3`, `model:poet`, `model:poet@3`, its task's name."""
+    """What it answers to, the most usual first: `poet`, `poet@3`, `model:poet`, `model:poet@3`, its task."""
     given = (
         service.run.inputs
         if service.run

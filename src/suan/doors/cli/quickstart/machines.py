@@ -20,7 +20,12 @@ from suan.grid.error import NotNow, Refused, SuanError
 _START_S = 60.0
 _STOP_S = 45.0  # an agent gives its runs 10 s, then tells the grid how they ended
 _MOST_DEATHS = 8  # of one process in a minute: then something is wrong with it
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 class Machines:
@@ -118,7 +123,9 @@ class Machines:
 
     def _start_grid(self) -> None:
         port = self.url.rpartition(":")[2]
-        self._launch("grid", ["up", "--state", str(self.state / "grid"), "--host", "127.0.0.1", "--port", port])
+        self._launch(
+            "grid", ["up", "--state", str(self.state / "grid"), "--host", "127.0.0.1", "--port", port]
+        )
 
     def _start_agent(self, site: DeclaredSite, client: Client | None) -> None:
         """With a token where the site has no key yet."""
@@ -134,7 +141,8 @@ class Machines:
     def _launch(self, name: str, arguments: list[str]) -> None:
         command = [sys.executable, "-m", "suan.doors.cli.main", *arguments]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        environment = {**os.environ, **_OFFLINE, "PATH": path, "SUAN_CONFIG": str(self.config)}
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("SUAN_")}
+        environment = {**mine, **_OFFLINE, "PATH": path, "SUAN_CONFIG": str(self.config)}
         self._running[name] = processes.start(command, self._log(name), environment)
         processes.save(self._note(name), self._running[name])
 

@@ -14,7 +14,9 @@ from suan.grid.site import Tariff
 
 LINK_MBIT_PER_S = 100.0
 LINK_RTT_MS = 30.0  # Shanghai to Guizhou is 1,500 km as the crow flies: 15 ms of light in fibre, and as much for the routers
-LINK_YUAN_PER_GB = 0.05  # assumption: a leased line's month spread over what it could carry at a third of its rate
+LINK_YUAN_PER_GB = (
+    0.05  # assumption: a leased line's month spread over what it could carry at a third of its rate
+)
 
 CORE_W = 3.75  # CPU-x86 in the accelerator table: 240 W for 64 cores
 HOST_W = 8.0  # assumption: two cores' part of what a server draws besides its CPU
@@ -60,7 +62,11 @@ def checkout_root() -> Path:
     for root in (Path.cwd(), *Path(__file__).resolve().parents):
         if (root / "examples" / "worlds" / "tariffs" / "china_grids.csv").is_file():
             return root
-    raise Refused("no_examples", "the quickstart needs the examples folder", hint="run it in a checkout: make quickstart")
+    raise Refused(
+        "no_examples",
+        "the quickstart needs the examples folder",
+        hint="run it in a checkout: make quickstart",
+    )
 
 
 def tariff_of(site: DeclaredSite, root: Path) -> Tariff:

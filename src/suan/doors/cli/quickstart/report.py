@@ -1,0 +1,137 @@
+"""The end of the quickstart: evaluation, stages, bill, `summary.json`, and what to try next.
+
+Knows the shape of the summary and checks that money adds up; every figure is the grid's.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from suan import __version__
+from suan.doors.cli import render
+from suan.doors.cli.bill import bill_text
+from suan.doors.cli.jobs import last_run, metrics_text
+from suan.doors.cli.quickstart.machines import write_json
+from suan.doors.client import Client
+from suan.grid.error import NotNow, SuanError
+
+Json = dict[str, Any]
+SUMMARY = "summary.json"
+
+
+def evaluation(client: Client, jobs: list[Json], folder: Path) -> str:
+    """The evaluation's own table, brought here as an artifact; its metrics where it wrote no table."""
+    judged = [job for job in jobs if job["task"]["recipe"] == "evaluate"]
+    for job in judged:
+        for name in job["outputs"].values():
+            place = folder / name.replace(":", "-").replace("@", "-")
+            shutil.rmtree(place, ignore_errors=True)
+            try:
+                client.get(name, place, wait_s=60.0)
+            except SuanError:
+                continue
+            if (page := place / "report.md").is_file():
+                lines = [line for line in page.read_text("utf-8").splitlines() if line.startswith("|")]
+                return _aligned(lines)
+        return metrics_text(job["metrics"])
+    return "this pipeline evaluates nothing"
+
+
+def _aligned(lines: list[str]) -> str:
+    """A Markdown table as aligned columns."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    body = [row for row in cells[1:] if not set("".join(row)) <= set("-: ")]
+    return render.table(cells[0], body, right=" ".join(cells[0][1:])) if cells else ""
+
+
+def summarise(client: Client, jobs: list[Json], more: Json) -> Json:
+    """The summary: one entry a stage, and totals that the stages add up to.
+
+    `more`: what else is to be said (restarts, poem, seconds). Raises: AssertionError when a bill does not add up.
+    """
+    stages = []
+    for job in jobs:
+        bill = client.bill(job=job["id"])
+        assert sum(line["amount_microyuan"] for line in bill["lines"]) == bill["total_microyuan"]
+        run = last_run(job)
+        stages.append(
+            {
+                "stage": job["task"]["name"],
+                "job": job["id"],
+                "phase": job["phase"],
+                "site": run.get("site", ""),
+                "seconds": (job["ended_at_s"] or int(time.time()))
+                - (job["started_at_s"] or job["submitted_at_s"]),
+                "device_s": bill["device_s"],
+                "kwh": bill["energy_kwh"],
+                "energy_source": "measured" if bill["energy_measured_ratio"] >= 1 else "modelled",
+                "moved_bytes": bill["moved_bytes"],
+                "cost_microyuan": bill["total_microyuan"],
+                "metrics": job["metrics"],
+                "outputs": job["outputs"],
+            }
+        )
+    counted = ("seconds", "device_s", "kwh", "moved_bytes", "cost_microyuan")
+    totals = {name: sum(stage[name] for stage in stages) for name in counted}
+    return {"version": __version__, "stages": stages, "totals": totals, **more}
+
+
+def write_summary(state: Path, summary: Json) -> Path:
+    path = state / SUMMARY
+    write_json(path, summary)
+    return path
+
+
+def summary_text(summary: Json) -> str:
+    """The stages as a table, then the totals."""
+    rows = [
+        (s["stage"], s["site"], s["phase"], s["seconds"], s["device_s"], f"{s['kwh']:.6f}", s["energy_source"],
+         f"{s['cost_microyuan'] / 1e6:.6f}", metrics_text(dict(list(s["metrics"].items())[:2])))
+        for s in summary["stages"]
+    ]  # fmt: skip
+    headings = ("stage", "site", "phase", "seconds", "device-s", "kWh", "kWh are", "CNY", "metrics")
+    totals = summary["totals"]
+    said = (
+        f"{totals['device_s']} device-seconds, {totals['kwh']:.6f} kWh, {totals['moved_bytes']} bytes moved, "
+        f"{totals['cost_microyuan'] / 1e6:.6f} CNY; {summary['wall_s']:.0f} s in all, {summary['restarts']} restarts"
+    )
+    return (
+        f"{render.table(headings, rows, right='seconds device-s kWh CNY')}\n{render.paint(said, render.BOLD)}"
+    )
+
+
+def whole_bill(client: Client, summary: Json) -> str:
+    """The tenant's bill; says so if it is not what the stages add up to."""
+    bill = client.bill()
+    text = bill_text(bill)
+    difference = bill["total_microyuan"] - summary["totals"]["cost_microyuan"]
+    if difference:
+        text += f"\nother jobs on this grid: {difference / 1e6:.6f} CNY"
+    return text
+
+
+def check_ledger(client: Client) -> None:
+    """Raises: NotNow `ledger` when the books of the grid do not sum to zero, which must never be."""
+    ledger = client.ledger(limit=1)
+    if ledger["sum_microyuan"] != 0:
+        raise NotNow(
+            "ledger",
+            f"the ledger sums to {ledger['sum_microyuan']} micro-yuan, not to zero",
+            hint="report it",
+        )
+
+
+def next_commands(state: Path, config: Path, *, running: bool) -> str:
+    """What to type next."""
+    lines = []
+    if not running:
+        lines.append("make quickstart ARGS='--resume --keep'    # the same grid again, left running, then:")
+    lines += [
+        f"export SUAN_CONFIG={config}",
+        ".venv/bin/suan jobs      .venv/bin/suan why JOB      .venv/bin/suan prices      .venv/bin/suan bill",
+        ".venv/bin/suan quote examples/poet/pipeline.yaml",
+    ]
+    if running:
+        lines.append(f".venv/bin/suan quickstart --stop --state {state}    # ends what is running")
+    return "\n".join(f"  {line}" for line in lines)
