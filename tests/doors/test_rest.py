@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from suan.doors.client import Client
 from suan.grid.action import Observation, Orders, RunSeen
 from suan.grid.error import NotNow, Refused
-from suan.grid.job import Resources, RunPhase
+from suan.grid.job import Place, Resources, RunPhase
 from suan.grid.site import Series, Tariff
 
 
@@ -466,7 +466,8 @@ def test_a_quote_of_what_cannot_run_gives_the_reasons(world: World) -> None:
 
 
 def test_why_names_reason_and_bids(world: World) -> None:
-    blocker = [world.submit(name=f"b{index}", resources=(Resources(cpus=8),)) for index in range(2)]
+    whole = (Resources(cpus=8),)
+    blocker = [world.submit(name=site, resources=whole, place=Place(sites=(site,))) for site in ("east", "west")]
     for job in blocker:
         world.place(job)
     job = world.submit(resources=(Resources(cpus=8),))

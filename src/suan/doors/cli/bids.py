@@ -1,6 +1,7 @@
 """How the bids that were considered for a job are shown: every term, the one chosen, and who could not bid.
 
-Knows the JSON of Considered. Every sum is the grid's; nothing is computed here but the total of a quote's terms.
+Knows the JSON of Considered. Every sum is the grid's; nothing is computed here but the total of a quote's
+terms.
 """
 
 import time
@@ -13,7 +14,8 @@ Json = dict[str, Any]
 
 _TERMS = ("machine", "electricity", "carbon", "move", "wait", "late", "preemption")
 _HEADINGS = (
-    "", "site", "pool", "devices", "start", "wait", "move", "run", "energy", "carbon", "machine", "total CNY", "finish",
+    "", "site", "pool", "devices", "start", "wait", "move", "run",
+    "energy", "carbon", "machine", "total CNY", "finish",
 )  # fmt: skip
 MOST_ROWS = 12
 
@@ -71,8 +73,9 @@ def _time_and_money(seconds: int, amount_microyuan: int) -> str:
 def _terms(bid: Json) -> str:
     """What stands behind the chosen bid's money."""
     quote = bid["quote"]
+    price = f"{quote.get('microyuan_per_kwh', 0) / 1e6:.4f} CNY × PUE {quote.get('pue', 1.0):g}"
     parts = [
-        f"{quote.get('energy_kwh', 0.0):.6f} kWh at {quote.get('microyuan_per_kwh', 0) / 1e6:.4f} CNY × PUE {quote.get('pue', 1.0):g}",
+        f"{quote.get('energy_kwh', 0.0):.6f} kWh at {price}",
         f"{quote.get('carbon_gco2', 0.0):.3f} g CO2",
         f"{bytes_text(quote.get('move_bytes', 0))} to move",
     ]
@@ -88,7 +91,7 @@ def reason_text(reason: Json | None) -> str:
         return ""
     said = render.clean(reason.get("text") or reason.get("code", ""))
     need, have, unit = reason.get("need"), reason.get("have"), reason.get("unit") or ""
-    if need is not None and have is not None and f"{need:g}" not in said:
+    if need is not None and have is not None and unit != "inputs" and f"{need:g}" not in said:
         said += f" (needs {need:g}, has {have:g} {unit})".replace(" )", ")")
     if reason.get("help"):
         said += f"; {render.clean(reason['help'])}"

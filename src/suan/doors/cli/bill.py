@@ -46,7 +46,7 @@ def _sums(found: Json) -> Iterator[str]:
     )
     yield render.paint(f"total {total / 1e6:.6f} CNY ({agrees})", render.BOLD)
     yield (
-        f"used: {duration_text(found['device_s'])} of devices ({found['device_s']} device-seconds), "
+        f"used: {duration_text(found['device_s'])} of devices ({found['device_s']:g} device-seconds), "
         f"{energy_text(found)}, {bytes_text(found['moved_bytes'])} moved"
     )
     if found["requests"]:

@@ -1,6 +1,7 @@
 """Verbs on artifacts: ls, data, put, get.
 
-Knows how artifacts are shown and how an upload reports its progress. Chunks and hashes are `doors/carry.py`'s.
+Knows how artifacts are shown and how an upload reports its progress. Chunks and hashes are
+`doors/carry.py`'s.
 """
 
 import sys
@@ -61,14 +62,12 @@ def data(session: Session, name: str) -> None:
     found = session.client.artifact(name)
 
     def say() -> None:
-        print(
-            f"{render.paint(found['id'], render.BOLD)}  {bytes_text(found['bytes'])} in {found['files']} files"
-        )
+        size = f"{bytes_text(found['bytes'])} in {found['files']} files"
+        print(f"{render.paint(found['id'], render.BOLD)}  {size}")
         print(f"  digest    {found['digest']}")
         print(f"  copies    {_sites(found) or 'none'}")
-        print(
-            f"  made by   {found.get('job') or 'put by ' + found['tenant']}, {render.moment(found['created_at_s'])}"
-        )
+        maker = found["job"] or f"put by {found['tenant']}"
+        print(f"  made by   {maker}, {render.moment(found['created_at_s'])}")
         for name in found.get("inputs") or ():
             print(f"  from      {name}")
         from suan.doors.cli.jobs import metrics_text
@@ -97,12 +96,8 @@ def put(session: Session, folder: Path, name: str, site: str) -> None:
     meter = Meter(session, f"uploading {folder}")
     artifact = session.client.put(folder, name, site, progress=meter)
     meter.end()
-    session.answer(
-        artifact,
-        lambda: print(
-            f"{artifact['id']}  {bytes_text(artifact['bytes'])} in {artifact['files']} files\nnext: suan data {artifact['id']}"
-        ),
-    )
+    said = f"{artifact['id']}  {bytes_text(artifact['bytes'])} in {artifact['files']} files"
+    session.answer(artifact, lambda: print(f"{said}\nnext: suan data {artifact['id']}"))
 
 
 @click.command()

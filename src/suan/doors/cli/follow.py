@@ -1,7 +1,8 @@
-"""Follows jobs from waiting to their end and says what happens: why they wait, the bids, progress, what they print.
+"""Follows jobs from waiting to their end and says what happens: why they wait, the bids, progress, what they
+print.
 
-Knows the order in which things are worth saying. Asks with short polls and outlives a grid that is away for a while;
-`quickstart` follows with the same eyes and shows more.
+Knows the order in which things are worth saying. Asks with short polls and outlives a grid that is away for a
+while; `quickstart` follows with the same eyes and shows more.
 """
 
 import sys
@@ -25,7 +26,7 @@ class Follower:
 
     def __init__(self, session: Session, jobs: list[str]) -> None:
         self._session = session
-        self._jobs: dict[str, Json] = dict.fromkeys(jobs, {})
+        self._jobs: dict[str, Json] = {job: {} for job in jobs}
         self._said: dict[str, set[str]] = {job: set() for job in jobs}
         self._logs: dict[str, tuple[str, int]] = {}  # job -> run, offset
         self._progress: dict[str, tuple[float, str]] = {}

@@ -1,7 +1,7 @@
 """Verbs on a whole grid: up, down.
 
-Knows how a grid is started, in the foreground or detached, and how the detached one is found again and ended. What a
-grid is made of is `control/config.py`'s, how it is served `doors/rest/serve.py`'s.
+Knows how a grid is started, in the foreground or detached, and how the detached one is found again and ended.
+What a grid is made of is `control/config.py`'s, how it is served `doors/rest/serve.py`'s.
 """
 
 import json

@@ -130,8 +130,12 @@ def progress_text(progress: Json) -> str:
             said.append(f"{name} {_number(progress[name])}")
     if "tokens_per_s" in progress:
         said.append(f"{_number(progress['tokens_per_s'])} tokens/s")
-    known = {"phase", "step", "total", "loss", "val_loss", "tokens_per_s", "eta_s"}
-    said += [f"{name} {_number(value)}" for name, value in progress.items() if name not in known]
+    known = {"phase", "step", "total", "loss", "val_loss", "tokens_per_s", "eta_s", "port"}
+    said += [
+        f"{name} {_number(value)}"
+        for name, value in progress.items()
+        if name not in known and not isinstance(value, str)
+    ]
     if isinstance(progress.get("eta_s"), int | float):
         said.append(f"ETA {duration_text(progress['eta_s'])}")
     return "  ".join(said)

@@ -1,7 +1,7 @@
 """The verb join: runs the agent of one site in the foreground.
 
-Knows how options or a site.toml become a site, and where its key is kept: STATE/site.json, readable by this user only.
-What an agent does is `suan.engines.runner`'s.
+Knows how options or a site.toml become a site, and where its key is kept: STATE/site.json, readable by this
+user only. What an agent does is `suan.engines.runner`'s.
 """
 
 import fcntl

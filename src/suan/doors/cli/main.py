@@ -1,4 +1,5 @@
-"""The entry point: the version at once, any verb through click, and every error as one line, a hint and an exit code.
+"""The entry point: the version at once, any verb through click, and every error as one line, a hint and an
+exit code.
 
 Imports nothing at its top but what Python itself has loaded: `suan --version` must feel instant.
 """

@@ -1,7 +1,8 @@
-"""Processes that outlive the command that started them: known again by pid and start time, ended and confirmed.
+"""Processes that outlive the command that started them: known again by pid and start time, ended and
+confirmed.
 
-Knows /proc. A pid alone proves nothing, it may belong to somebody else by now; so nothing is signalled whose start
-time is not the one that was written down.
+Knows /proc. A pid alone proves nothing, it may belong to somebody else by now; so nothing is signalled whose
+start time is not the one that was written down.
 """
 
 import contextlib
@@ -107,9 +108,10 @@ def left_in(folder: Path) -> list[Process]:
             environment = (entry / "environ").read_bytes().split(b"\0")
         except OSError:  # another user's, or gone
             continue
-        if any(variable.startswith(marker) for variable in environment):
-            if process := this_process(int(entry.name)):
-                found.append(process)
+        if not any(variable.startswith(marker) for variable in environment):
+            continue
+        if process := this_process(int(entry.name)):
+            found.append(process)
     return found
 
 

@@ -1,7 +1,7 @@
 """Verbs that send a task file: run, quote.
 
-Knows how a file becomes Tasks whose folders are uploaded, and how jobs are followed until they end. A file that is
-wrong is refused before anything is sent. Ctrl-C leaves the jobs alone.
+Knows how a file becomes Tasks whose folders are uploaded, and how jobs are followed until they end. A file
+that is wrong is refused before anything is sent. Ctrl-C leaves the jobs alone.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def run(
     from suan.doors.cli.follow import Follower
 
     read = read_file(file, env)
-    tasks = [task for task in uploaded(session, read, file.parent, site)]
+    tasks = list(uploaded(session, read, file.parent, site))
     pipeline = read.name or (file.stem if len(tasks) > 1 else "")
     jobs = session.client.submit(tasks, pipeline=pipeline, idempotency_key=idempotency_key)
     names = [job["id"] for job in jobs]

@@ -1,6 +1,7 @@
 """What a site is, from a site.toml and the options over it.
 
-Knows the keys, their limits and how `NAME:ACCELERATOR:NODESxDEVICES` is spelt. Documented in docs/reference/cli.md.
+Knows the keys, their limits and how `NAME:ACCELERATOR:NODESxDEVICES` is spelt. Documented in
+docs/reference/cli.md.
 """
 
 import os

@@ -1,6 +1,7 @@
 """Verbs on sites: sites, link, tariff.
 
-Knows how sites, pools, accelerator kinds and links are shown, and how a tariff is read from options or tables.
+Knows how sites, pools, accelerator kinds and links are shown, and how a tariff is read from options or
+tables.
 """
 
 from pathlib import Path

@@ -98,7 +98,7 @@ def _version(context: click.Context, parameter: click.Parameter, wanted: Any) ->
 def suan() -> None:
     """Suan (算): many compute centres, one socket.
 
-    Say what you want done; the grid finds where and when it is done best, moves the data, runs it and bills it.
-    Every verb has --help, and --json for exact JSON on standard output. Errors exit with 2 when you can fix them
-    and with 75 when the same command may succeed later.
+    Say what you want done; the grid finds where and when it is done best, moves the data, runs it and bills
+    it. Every verb has --help, and --json for exact JSON on standard output. Errors exit with 2 when you can
+    fix them and with 75 when the same command may succeed later.
     """

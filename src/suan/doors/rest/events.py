@@ -30,7 +30,7 @@ async def events(
     after: Annotated[int | None, Query(ge=0)] = None,
     last_event_id: Annotated[str, Header()] = "",
 ) -> Response:
-    """`event: fact` with `id: SEQUENCE`, `event: progress`, and `event: gap` when facts are not kept any more.
+    """`event: fact` with `id: SEQUENCE`, `event: progress`, and `event: gap` when facts are kept no more.
 
     Without `after` or Last-Event-ID, from now on. A comment every ten seconds keeps the line open.
     """

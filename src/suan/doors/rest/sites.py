@@ -58,7 +58,7 @@ async def report(
     wait_s: Annotated[float, Query(ge=0, le=60)] = 0,
     known: int = 0,
 ) -> Response:
-    """What the site sees; what it should be doing. `wait_s`: answers when that differs from version `known`."""
+    """What the site sees; what it should be doing. With `wait_s`, once that differs from version `known`."""
     site_key(key, site)
     seen = _observation.decode(body)
     if seen.site != site:

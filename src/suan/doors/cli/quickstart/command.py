@@ -48,7 +48,8 @@ def quickstart(
 ) -> int:
     """A grid, two sites and one model's life on this machine: raw text, tokens, training, a poem and a bill.
 
-    Takes about five minutes on two cores and needs no network. Ctrl-C stops everything; run again, it resumes.
+    Takes about five minutes on two cores and needs no network. Ctrl-C stops everything; run again, it
+    resumes.
     """
     folder = (state or Path("state/quickstart")).absolute()
     screen = open_screen(sys.stderr if as_json else sys.stdout)

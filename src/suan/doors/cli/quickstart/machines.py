@@ -1,6 +1,8 @@
-"""The quickstart's three processes: the grid and two agents, each started by the command that a person would type.
+"""The quickstart's three processes: the grid and two agents, each started by the command that a person would
+type.
 
-Knows where each keeps its state, starts again what was killed and counts that, and ends all of them, confirmed.
+Knows where each keeps its state, starts again what was killed and counts that, and ends all of them,
+confirmed.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""A poem from the served model, through the official OpenAI client and the grid's `/v1`, as anybody would ask for it.
+"""A poem from the served model, through the official OpenAI client and the grid's `/v1`, as anybody would ask
+for it.
 
 Knows the prompt that the corpus taught. Does not know where the model runs: the grid routes by its name.
 """

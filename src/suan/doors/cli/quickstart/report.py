@@ -29,8 +29,8 @@ def evaluation(client: Client, jobs: list[Json], folder: Path) -> str:
             shutil.rmtree(place, ignore_errors=True)
             try:
                 client.get(name, place, wait_s=60.0)
-            except SuanError:
-                continue
+            except SuanError as error:
+                return f"{name} could not be brought here: {error}\n{metrics_text(job['metrics'])}"
             if (page := place / "report.md").is_file():
                 lines = [line for line in page.read_text("utf-8").splitlines() if line.startswith("|")]
                 return _aligned(lines)
@@ -48,7 +48,8 @@ def _aligned(lines: list[str]) -> str:
 def summarise(client: Client, jobs: list[Json], more: Json) -> Json:
     """The summary: one entry a stage, and totals that the stages add up to.
 
-    `more`: what else is to be said (restarts, poem, seconds). Raises: AssertionError when a bill does not add up.
+    `more`: what else is to be said (restarts, poem, seconds). Raises: AssertionError when a bill does not add
+    up.
     """
     stages = []
     for job in jobs:

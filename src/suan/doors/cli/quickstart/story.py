@@ -1,7 +1,8 @@
-"""The jobs of the quickstart: their data brought to the east, submitted once, followed until all that can end has.
+"""The jobs of the quickstart: their data brought to the east, submitted once, followed until all that can end
+has.
 
-Knows what was submitted and how to find it again after any interruption: `submission.json`, with the idempotency key
-written before anything is sent.
+Knows what was submitted and how to find it again after any interruption: `submission.json`, with the
+idempotency key written before anything is sent.
 """
 
 import secrets

@@ -1,6 +1,7 @@
 """What the quickstart declares: two sites, what they have and charge, and the link between them.
 
-The only place with figures. Each says where it is from or that it is an assumption; a real site declares its own.
+The only place with figures. Each says where it is from or that it is an assumption; a real site declares its
+own.
 """
 
 from pathlib import Path
