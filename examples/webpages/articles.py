@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (prose: a paragraph is a line)
 """The prose inside the raw pages: written for this example, free to use under the repository's licence."""
 
 ARTICLES: dict[str, tuple[str, list[str]]] = {

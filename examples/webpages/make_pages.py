@@ -12,8 +12,20 @@ from pathlib import Path
 from articles import ARTICLES
 from opencc import OpenCC
 
-NAVIGATION = ["首页 新闻 体育 财经 娱乐 文化 读书 论坛", "首页 | 国内 | 国际 | 军事 | 图片 | 视频 | 更多", "当前位置: 首页 > 文化 > 诗词 > 正文"]
-HOT = ["热门推荐", "十大名山排行榜", "这五种水果不能一起吃", "今年最流行的发型", "周末去哪儿玩", "下一篇: 春天的花事", "上一篇: 冬天的炉火"]
+NAVIGATION = [
+    "首页 新闻 体育 财经 娱乐 文化 读书 论坛",
+    "首页 | 国内 | 国际 | 军事 | 图片 | 视频 | 更多",
+    "当前位置: 首页 > 文化 > 诗词 > 正文",
+]
+HOT = [
+    "热门推荐",
+    "十大名山排行榜",
+    "这五种水果不能一起吃",
+    "今年最流行的发型",
+    "周末去哪儿玩",
+    "下一篇: 春天的花事",
+    "上一篇: 冬天的炉火",
+]
 SPAM = [
     "澳门金沙娱乐城 百家乐 老虎机 注册送彩金 六合彩开奖 时时彩投注平台",
     "代开发票_办证刻章_高仿手表_加微信免费领取_刷单日结_无抵押秒到账",
@@ -26,33 +38,92 @@ FOOTER = [
     "Copyright © 2019-2025 某某文化网 版权所有 某ICP备00000000号-1",
     "分享到: 微信 微博 空间 | 扫码关注公众号 | 点击下载APP",
 ]
-ENGLISH_FOOTER = ["Share this on social media | Follow us", "Subscribe to our newsletter", "Copyright © 2024. All Rights Reserved.",
-                  "We use cookies to improve your experience. By continuing you accept our privacy policy."]  # fmt: skip
+ENGLISH_FOOTER = [
+    "Share this on social media | Follow us",
+    "Subscribe to our newsletter",
+    "Copyright © 2024. All Rights Reserved.",
+    "We use cookies to improve your experience. By continuing you accept our privacy policy.",
+]
 COMMENT = "欢迎各位读者在下方留言，说出你的看法，我们会从中选出十位送上小礼物。"
 # What converters leave behind: the pinyin of a character that they changed, in brackets after it.
 PINYIN = {
-    "這": "zhè", "個": "gè", "們": "men", "來": "lái", "時": "shí", "說": "shuō", "為": "wèi", "過": "guò", "長": "cháng",
-    "開": "kāi", "門": "mén", "見": "jiàn", "馬": "mǎ", "風": "fēng", "東": "dōng", "車": "chē", "書": "shū", "詩": "shī",
-    "聲": "shēng", "將": "jiāng", "會": "huì", "還": "hái", "麼": "me", "裡": "lǐ", "裏": "lǐ", "無": "wú", "氣": "qì",
-    "讀": "dú", "寫": "xiě", "遠": "yuǎn", "親": "qīn", "點": "diǎn", "頭": "tóu", "樣": "yàng", "關": "guān", "邊": "biān",
-    "兒": "ér", "動": "dòng", "從": "cóng", "當": "dāng", "對": "duì", "發": "fā", "給": "gěi", "後": "hòu", "話": "huà",
-    "間": "jiān", "經": "jīng", "聽": "tīng", "問": "wèn", "現": "xiàn", "與": "yǔ", "種": "zhǒng", "條": "tiáo", "紙": "zhǐ",
-}  # fmt: skip
+    "這": "zhè",
+    "個": "gè",
+    "們": "men",
+    "來": "lái",
+    "時": "shí",
+    "說": "shuō",
+    "為": "wèi",
+    "過": "guò",
+    "長": "cháng",
+    "開": "kāi",
+    "門": "mén",
+    "見": "jiàn",
+    "馬": "mǎ",
+    "風": "fēng",
+    "東": "dōng",
+    "車": "chē",
+    "書": "shū",
+    "詩": "shī",
+    "聲": "shēng",
+    "將": "jiāng",
+    "會": "huì",
+    "還": "hái",
+    "麼": "me",
+    "裡": "lǐ",
+    "裏": "lǐ",
+    "無": "wú",
+    "氣": "qì",
+    "讀": "dú",
+    "寫": "xiě",
+    "遠": "yuǎn",
+    "親": "qīn",
+    "點": "diǎn",
+    "頭": "tóu",
+    "樣": "yàng",
+    "關": "guān",
+    "邊": "biān",
+    "兒": "ér",
+    "動": "dòng",
+    "從": "cóng",
+    "當": "dāng",
+    "對": "duì",
+    "發": "fā",
+    "給": "gěi",
+    "後": "hòu",
+    "話": "huà",
+    "間": "jiān",
+    "經": "jīng",
+    "聽": "tīng",
+    "問": "wèn",
+    "現": "xiàn",
+    "與": "yǔ",
+    "種": "zhǒng",
+    "條": "tiáo",
+    "紙": "zhǐ",
+}
 
 
 def spliced(text: str) -> str:
     """Traditional characters, with pinyin behind many of them."""
     traditional = OpenCC("s2t").convert(text)
-    return "".join(f"{character}({PINYIN[character]})" if character in PINYIN else character for character in traditional)
+    return "".join(
+        f"{character}({PINYIN[character]})" if character in PINYIN else character for character in traditional
+    )
 
 
 def destroyed(text: str, draw: random.Random) -> str:
     """A paragraph of which a converter has eaten every other character."""
     strange = "藗兊袊嚻蘤檒鑾鼊龗爩虋癵籲讟驫"
-    return "".join(draw.choice(strange) if draw.random() < 0.5 and "一" <= character <= "鿿" else character for character in text)
+    return "".join(
+        draw.choice(strange) if draw.random() < 0.5 and "一" <= character <= "鿿" else character
+        for character in text
+    )
 
 
-def page(title: str, paragraphs: list[str], *, top: list[str], bottom: list[str], language: str = "zh") -> str:
+def page(
+    title: str, paragraphs: list[str], *, top: list[str], bottom: list[str], language: str = "zh"
+) -> str:
     """HTML as it comes off the wire."""
     block = "".join(f'<div class="nav"><a href="#">{line}</a></div>\n' for line in top)
     end = "".join(f"<p>{line}</p>\n" for line in bottom)
@@ -76,8 +147,15 @@ def make(folder: Path) -> None:
     chinese = [key for key, (title, _) in ARTICLES.items() if "一" <= title[0] <= "鿿"]
     for number, key in enumerate(chinese):
         title, paragraphs = ARTICLES[key]
-        top = [NAVIGATION[0], NAVIGATION[2], *([SPAM[number % 4], SPAM[(number + 1) % 4]] if number % 2 else [])]
-        write(f"{number:02d}-{key}.html", page(title, paragraphs, top=top, bottom=[*draw.sample(HOT, 4), COMMENT, *FOOTER]))
+        top = [
+            NAVIGATION[0],
+            NAVIGATION[2],
+            *([SPAM[number % 4], SPAM[(number + 1) % 4]] if number % 2 else []),
+        ]
+        write(
+            f"{number:02d}-{key}.html",
+            page(title, paragraphs, top=top, bottom=[*draw.sample(HOT, 4), COMMENT, *FOOTER]),
+        )
     for key in ("cleaning", "trains"):
         title, paragraphs = ARTICLES[key]
         top = ["Home | News | Sport | Culture | About | Contact", "Home > Blog > Article"]
@@ -85,7 +163,9 @@ def make(folder: Path) -> None:
     # The same article again: elsewhere word for word, and once more with a few words changed.
     title, paragraphs = ARTICLES["printing"]
     write("copy-exact.html", page(title, paragraphs, top=[NAVIGATION[1]], bottom=[COMMENT, *FOOTER]))
-    edited = [paragraph.replace("许多种样子", "很多种样子").replace("集市上", "市集上") for paragraph in paragraphs]
+    edited = [
+        paragraph.replace("许多种样子", "很多种样子").replace("集市上", "市集上") for paragraph in paragraphs
+    ]
     write("copy-near.html", page(title, edited, top=[NAVIGATION[1], SPAM[2]], bottom=[*HOT[:3], *FOOTER]))
     # Hacked pages: traditional characters with pinyin spliced in, spam at both ends, a destroyed paragraph.
     for key in ("tea", "canal"):
@@ -97,12 +177,24 @@ def make(folder: Path) -> None:
     write("hacked-destroyed.html", page("月", broken, top=SPAM[:2], bottom=FOOTER))
     write("spam-only.html", page("彩票开奖", SPAM * 3, top=NAVIGATION, bottom=FOOTER))
     write("links-only.html", page("网站地图", HOT, top=NAVIGATION, bottom=FOOTER))
-    french = ["Le soir tombait sur la rivière et les bateliers rentraient lentement vers le village, sans se parler.",
-              "Personne ne savait encore que le pont serait fermé le lendemain, ni pour combien de temps."]  # fmt: skip
-    write("fr-river.html", page("La rivière", french, top=["Accueil | Actualités | Culture | Contact"], bottom=[], language="fr"))
+    french = [
+        "Le soir tombait sur la rivière et les bateliers rentraient lentement vers le village, sans se parler.",
+        "Personne ne savait encore que le pont serait fermé le lendemain, ni pour combien de temps.",
+    ]
+    write(
+        "fr-river.html",
+        page(
+            "La rivière", french, top=["Accueil | Actualités | Culture | Contact"], bottom=[], language="fr"
+        ),
+    )
     title, paragraphs = ARTICLES["quatrain"]
     wide = "ＡＩ模型在２０２５年也开始学写绝句。\u200b它读过几万首诗，知道第五个字之后要有一个逗号，却未必知道为什么要停在那里，这一点和初学的人很像。"
-    write("note.txt", "\n".join([NAVIGATION[1], SPAM[0], wide, wide.replace("绝句", "律诗")[:-1] + "；不过它写得快。", FOOTER[2]]))
+    write(
+        "note.txt",
+        "\n".join(
+            [NAVIGATION[1], SPAM[0], wide, wide.replace("绝句", "律诗")[:-1] + "；不过它写得快。", FOOTER[2]]
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize(("method", "path", "needed", "body"), ENDPOINTS, ids=lambda value: str(value)[:40])
-def test_every_endpoint_asks_for_its_role(world: World, method: str, path: str, needed: int, body: object) -> None:
+def test_every_endpoint_asks_for_its_role(
+    world: World, method: str, path: str, needed: int, body: object
+) -> None:
     with http(world) as client:
         for who in (None, "wrong", "east"):
             headers = bearer(world, who) if who else {}
@@ -184,7 +186,12 @@ def test_the_same_idempotency_key_gives_the_same_jobs_even_at_once(world: World)
 def test_secrets_of_a_task_are_never_shown(world: World) -> None:
     job = world.submit("alice", secrets={"TOKEN": "hunter2"})
     client = world.client()
-    shown = [client.job(job), client.jobs(), client.why(job), client.quote([task(secrets={"TOKEN": "hunter2"})])]
+    shown = [
+        client.job(job),
+        client.jobs(),
+        client.why(job),
+        client.quote([task(secrets={"TOKEN": "hunter2"})]),
+    ]
     assert "hunter2" not in msgspec.json.encode(shown).decode()
     assert client.job(job)["task"]["secrets"] == {"TOKEN": "***"}
 
@@ -288,7 +295,9 @@ def test_artifacts_have_pages_and_lineage(world: World) -> None:
     client = world.client()
     page = client.artifacts(limit=1)
     assert [item["id"] for item in page["items"]] == ["model:poet@1"]
-    assert [item["id"] for item in client.artifacts(limit=1, cursor=page["next_cursor"])["items"]] == ["dataset:tang@1"]
+    assert [item["id"] for item in client.artifacts(limit=1, cursor=page["next_cursor"])["items"]] == [
+        "dataset:tang@1"
+    ]
     dataset = client.artifact("dataset:tang")
     assert dataset["used_by"] == ["model:poet@1"] and dataset["replicas"][0]["site"] == "west"
     assert client.artifact("model:poet")["inputs"] == ["dataset:tang@1"]
@@ -381,7 +390,10 @@ def test_links_tariffs_and_prices(world: World) -> None:
         with pytest.raises(Refused):
             operator.set_tariff(Tariff(site="east", prices=wrong_prices, pue=0.5))
     east = next(site for site in world.client().prices(hours=4)["sites"] if site["site"] == "east")
-    assert len(east["hours"]) == 4 and {hour["microyuan_per_kwh"] for hour in east["hours"]} == {900_000, 450_000}
+    assert len(east["hours"]) == 4 and {hour["microyuan_per_kwh"] for hour in east["hours"]} == {
+        900_000,
+        450_000,
+    }
     assert all(price > 3_000_000 for price in east["pools"][0]["microyuan_per_device_h"])
 
 
@@ -429,7 +441,9 @@ def test_a_followed_log_comes_as_it_is_written_until_the_job_ends(world: World) 
             site = world.grid.state.runs[run].site
             agent = Client(url, world.keys[site])
             agent.report(
-                Observation(site=site, epoch=1, runs=(RunSeen(run=run, phase=RunPhase.RUNNING, started_at_s=1),))
+                Observation(
+                    site=site, epoch=1, runs=(RunSeen(run=run, phase=RunPhase.RUNNING, started_at_s=1),)
+                )
             )
             agent.append_log(site, run, 0, b"first\n")
             wait_until(lambda: pieces == [b"first\n"])
@@ -447,7 +461,10 @@ def test_a_followed_log_comes_as_it_is_written_until_the_job_ends(world: World) 
 
 def test_quotes_show_every_bid_and_store_nothing(world: World) -> None:
     before = world.grid.state.sequence
-    tasks = [task("a", outputs={"d": "dataset:new"}), task("b", inputs={"d": "dataset:new", "e": "dataset:else"})]
+    tasks = [
+        task("a", outputs={"d": "dataset:new"}),
+        task("b", inputs={"d": "dataset:new", "e": "dataset:else"}),
+    ]
     first, second = world.client("viewer").quote(tasks)
     bids = first["considered"]["bids"]
     assert [bid["site"] for bid in bids] == ["west", "east"]
@@ -467,7 +484,9 @@ def test_a_quote_of_what_cannot_run_gives_the_reasons(world: World) -> None:
 
 def test_why_names_reason_and_bids(world: World) -> None:
     whole = (Resources(cpus=8),)
-    blocker = [world.submit(name=site, resources=whole, place=Place(sites=(site,))) for site in ("east", "west")]
+    blocker = [
+        world.submit(name=site, resources=whole, place=Place(sites=(site,))) for site in ("east", "west")
+    ]
     for job in blocker:
         world.place(job)
     job = world.submit(resources=(Resources(cpus=8),))

@@ -25,13 +25,12 @@ def world(tmp_path: Path) -> Iterator[World]:
     found.grid.stop()
 
 
-def follow(client: Client, into: list[Event], after: int | None = None) -> threading.Thread:
+def follow(client: Client, into: list[Event], after: int | None = None) -> None:
     def read() -> None:
-        into.extend(event for event in client.events(after))  # pragma: no branch
+        for event in client.events(after):
+            into.append(event)
 
-    thread = threading.Thread(target=lambda: [into.append(event) for event in client.events(after)], daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=read, daemon=True).start()
 
 
 def test_a_tenant_hears_of_its_jobs_and_not_of_others(world: World) -> None:
@@ -52,21 +51,22 @@ def test_a_tenant_hears_of_its_jobs_and_not_of_others(world: World) -> None:
     assert sequences == sorted(set(sequences))
 
 
-def test_a_stream_resumes_where_it_was_and_says_when_it_cannot(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_resumes_where_it_was_and_says_when_it_cannot(world: World) -> None:
     with serving(world.app) as url:
         alice = Client(url, world.keys["alice"])
         start = world.grid.state.sequence
         for index in range(4):
-            alice.submit([task(f"t{index}", resources=(), place=None) if False else task(f"t{index}")])
+            alice.submit([task(f"t{index}")])
         wait_until(lambda: len(world.grid.state.runs) == 4)
         everything = list(islice(alice.events(after=start), 8))
         half = list(islice(alice.events(after=everything[3].sequence), 4))
         assert half == everything[4:]
         first = next(alice.events(after=0))
         assert (first.kind, first.data["after"]) == ("gap", 0)
-        headers = {"authorization": f"Bearer {world.keys['alice']}", "last-event-id": str(everything[3].sequence)}
+        headers = {
+            "authorization": f"Bearer {world.keys['alice']}",
+            "last-event-id": str(everything[3].sequence),
+        }
         with httpx.stream("GET", f"{url}/v1/events", headers=headers) as response:
             lines = response.iter_lines()
             number = next(line for line in lines if line.startswith("id: "))
@@ -103,20 +103,21 @@ def test_a_revoked_keys_stream_ends(world: World, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.1)
     with serving(world.app) as url:
         made = Client(url, world.keys["admin"]).issue_key("viewer", tenant="alice")
-        with httpx.stream("GET", f"{url}/v1/events", headers={"authorization": f"Bearer {made['key']}"}) as response:
+        with httpx.stream(
+            "GET", f"{url}/v1/events", headers={"authorization": f"Bearer {made['key']}"}
+        ) as response:
             Client(url, world.keys["admin"]).revoke_key(made["id"])
             assert list(response.iter_lines())  # it ends
         with pytest.raises(Refused):
             next(Client(url, made["key"]).events())
 
 
-def test_only_so_many_facts_are_kept(world: World) -> None:
+def test_only_the_newest_facts_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news, "KEPT_FACTS", 2)
     kept = news.News(world.grid)
-    kept._facts = type(kept._facts)(kept._facts, maxlen=2)
     start = world.grid.state.sequence
     for index in range(3):
-        world.grid.do(lambda state, now_s, index=index: ((), None))
-        world.client().submit([task(f"t{index}", place=task().place)])
+        world.client().submit([task(f"t{index}")])
     wait_until(lambda: kept.facts(start)[0] > start + 1)
     first, facts = kept.facts(start)
     assert [sequence for sequence, _ in facts] == [first, first + 1]

@@ -196,7 +196,7 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(programs: Progr
         time.sleep(dice.uniform(0.0, 0.7))
         for victim in victims:
             victim.start()
-        until(lambda: client.health(), of=programs.grid)
+        until(client.health, of=programs.grid)
         if unfinished() < STAGES * (AT_ONCE - 1):
             submit()
     until(lambda: unfinished() == 0, within_s=60, of=programs.grid)
@@ -205,6 +205,8 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(programs: Progr
     for site in programs.sites.values():
         assert site.end(signal.SIGTERM) == 0, site.said
     programs.grid.end(signal.SIGTERM)
+    for program in programs.all():
+        assert "Traceback" not in program.said, program.said
     check(programs.folder, jobs)
 
 

@@ -91,7 +91,7 @@ def test_a_job_runs_and_its_output_becomes_one_version(world: World) -> None:
     assert world.sites["east"].agent.store.has(artifact.digest)
     assert world.log(ended.runs[0]) == b"hello\n"
     world.until(lambda: world.sites["east"].agent.step(None, full=False).runs == ())  # forgotten
-    assert not list((world.folder / "east" / "runs").iterdir())
+    world.until(lambda: not list((world.folder / "east" / "runs").iterdir()))
 
 
 def test_data_moves_over_the_link_at_its_rate_and_is_billed(world: World) -> None:

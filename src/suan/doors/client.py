@@ -46,7 +46,7 @@ class Client:
     ) -> None:
         self.url = url.rstrip("/")
         self.key = key
-        self._transport = transport or HttpTransport(self.url)
+        self._transport = transport or HttpTransport(url)
         self._timeout_s = timeout_s
 
     def request(

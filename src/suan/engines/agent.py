@@ -11,7 +11,7 @@ What holds the promises:
 - Nothing is launched after the lease: what was staged until then is dropped, the grid will order it again.
 """
 
-import fcntl
+import contextlib
 import logging
 import shutil
 import threading
@@ -20,16 +20,25 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from msgspec.structs import replace
 
 from suan.engines.clearing import Clearing, Forgotten
-from suan.engines.outcome import Ends, failure_of, progress_of, seen_of, store_outputs, succeeded
+from suan.engines.outcome import (
+    Ends,
+    failure_of,
+    log_tail,
+    progress_of,
+    seen_of,
+    store_outputs,
+    succeeded,
+)
 from suan.engines.readiness import Readiness
-from suan.engines.staging import RunFolder, RunNotes, Stager
+from suan.engines.staging import RunFolder, RunNotes, Stager, only_agent
+from suan.engines.wattage import Wattage
 from suan.grid.action import LaunchOrder, Observation, Orders, RunSeen, Ticket
-from suan.grid.error import Refused, SiteTrouble, SuanError
+from suan.grid.error import SiteTrouble, SuanError
 from suan.grid.job import EndCause, RunPhase
 from suan.grid.site import Pool
 from suan.ports import Clock, Engine, EngineRun, Mover, Store
@@ -40,7 +49,6 @@ _STAGERS = 4  # runs staged at once
 _STORERS = 2  # runs whose outputs are stored at once
 _STORE_TRIES = 12  # before the site gives a run up whose outputs its store does not take
 _STORE_PAUSE_S = 5.0
-_LOG_TAIL_BYTES = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +95,7 @@ class Agent:
         self.engine, self.store, self.mover, self.door = engine, store, mover, door
         self.changed = threading.Event()  # set when something has happened that a step would tell
         self._folder = folder.resolve()
-        self._only = _only_agent(self._folder)
+        self._only = only_agent(self._folder)
         self._clock = clock
         self._lock = threading.RLock()
         self._stager = Stager(site, self._folder, store)
@@ -95,6 +103,7 @@ class Agent:
         self._forgotten = Forgotten(self._folder / "forgotten")
         self._clearing = Clearing(self._folder, store, self._stager.checkouts, self._ends.digests)
         self._readiness = Readiness()
+        self._wattage = Wattage(engine.pools() if engine else ())
         self._staging: dict[str, _Staging] = {}
         self._storing: dict[str, str] = {}  # run -> trouble, "" while all goes well
         self._failures: dict[str, RunSeen] = {}  # worked out once; the engine remembers the rest
@@ -106,6 +115,8 @@ class Agent:
         self._there: tuple[EngineRun, ...] = ()
         self._stagers = ThreadPoolExecutor(_STAGERS, thread_name_prefix="staging")
         self._storers = ThreadPoolExecutor(_STORERS, thread_name_prefix="storing")
+        for leftover in (self._folder / "runs").glob(".*"):  # of an agent that was killed while it cleared
+            self._remove(leftover)
 
     # ------------------------------------------------------------ the loop's half
 
@@ -113,7 +124,7 @@ class Agent:
         """Obeys, then tells what is there. `orders` only when they have just arrived: they renew the lease,
         counted from when they were asked for, `age_s` ago."""
         with self._lock:
-            if orders is not None and orders.epoch >= self.epoch:
+            if orders is not None and orders.epoch >= self.epoch and not self._closed.is_set():
                 self._obey(orders, age_s)
             return self._observe(full=full)
 
@@ -127,7 +138,7 @@ class Agent:
     def forget(self, runs: Sequence[str]) -> None:
         """Clears away runs that an order to forget has named before."""
         with self._lock:
-            for run in runs:
+            for run in () if self._closed.is_set() else runs:
                 self._forget(run)
 
     def stop_runs(self, grace_s: int) -> None:
@@ -142,7 +153,8 @@ class Agent:
 
     def close(self) -> None:
         """Ends the agent's own work; runs go on. Twice is once."""
-        self._closed.set()
+        with self._lock:
+            self._closed.set()
         for workers in (self._stagers, self._storers):
             workers.shutdown(wait=True, cancel_futures=True)
         self._readiness.close()
@@ -181,8 +193,7 @@ class Agent:
                 self.engine.renew_lease(int(left_s))
 
     def _may_launch(self) -> bool:
-        halted = self._closing.is_set() or self._closed.is_set()
-        return time.monotonic() < self._lease_end_s and not halted
+        return time.monotonic() < self._lease_end_s and not (self._closing.is_set() or self._closed.is_set())
 
     def _launch(self, order: LaunchOrder) -> None:
         run = order.run
@@ -254,7 +265,7 @@ class Agent:
         notes = folder.notes()
         if self.engine:
             self.engine.forget(run)
-        shutil.rmtree(folder.path, ignore_errors=True)
+        self._remove(folder.path)
         if there is not None and succeeded(there) and notes is not None:  # others may resume from it
             shutil.rmtree(self._folder / "checkpoints" / notes.job, ignore_errors=True)
         self._there = tuple(known for known in self._there if known.run != run)
@@ -264,12 +275,20 @@ class Agent:
         self._stop_ordered.discard(run)
         self._ends.forget(run)
 
+    def _remove(self, folder: Path) -> None:
+        """Out of the way at once; what may be gigabytes goes in a thread."""
+        gone = folder.with_name(f".{time.time_ns()}.gone")
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(gone)
+            self._storers.submit(shutil.rmtree, gone, ignore_errors=True)
+
     # ------------------------------------------------------------ observe
 
     def _observe(self, *, full: bool) -> Observation:
         # In this order, a run that is being launched or settled meanwhile is in one of them at least.
         staging = dict(self._staging)
         self._there = self.engine.runs() if self.engine else ()
+        self._wattage.look([(there, self._noted(there.run)) for there in self._there])
         runs = {run: _staged(run) for run in staging}
         for there in self._there:
             runs[there.run] = self._seen(there)
@@ -301,57 +320,50 @@ class Agent:
         folder = RunFolder(self._folder, run.run)
         if run.phase is not RunPhase.ENDED:
             progress = progress_of(folder)
-            return replace(seen_of(run, progress), endpoint=self._endpoint(run, folder, progress))
+            return replace(seen_of(run, progress), endpoint=self._endpoint(run, progress))
         if succeeded(run):
             return self._seen_storing(run)
         if run.run not in self._failures:
+            run = replace(run, usage=self._wattage.usage(run, self._noted(run.run)))
             self._failures[run.run] = self._failure(run, folder)
         return self._failures[run.run]
 
-    def _endpoint(self, run: EngineRun, folder: RunFolder, progress: dict[str, float | str]) -> str:
-        if run.run not in self._notes and (notes := folder.notes()):
-            self._notes[run.run] = notes
-        known = self._notes.get(run.run)
-        if known is None or not known.service or run.phase is not RunPhase.RUNNING:
+    def _endpoint(self, run: EngineRun, progress: dict[str, float | str]) -> str:
+        if not self._noted(run.run).service or run.phase is not RunPhase.RUNNING:
             return ""
         return self._readiness.endpoint(run.run, run.port, progress)
+
+    def _noted(self, run: str) -> RunNotes:
+        """What was written down when it was staged; nothing much for a run that was not staged here."""
+        if run not in self._notes and (notes := RunFolder(self._folder, run).notes()):
+            self._notes[run] = notes
+        return self._notes.get(run) or RunNotes(run=run, job="")
 
     def _failure(self, run: EngineRun, folder: RunFolder) -> RunSeen:
         if self._closing.is_set() and run.cause is EndCause.STOPPED and run.run not in self._stop_ordered:
             closed = replace(run, cause=EndCause.LOST, detail="the site was closed")
             self._ends.settle(failure_of(closed, folder, b""))
             return self._ends.all()[run.run]
-        return failure_of(run, folder, self._log_tail(run.run))
-
-    def _log_tail(self, run: str) -> bytes:
-        """The end of the log; engines read by offset, so its size is found by doubling."""
-        assert self.engine is not None, "only an engine's runs have logs"
-        low, high = 0, _LOG_TAIL_BYTES
-        while self.engine.log(run, high, 1):
-            low, high = high, high * 2
-        while high - low > _LOG_TAIL_BYTES // 2:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.engine.log(run, middle, 1) else (low, middle)
-        return self.engine.log(run, max(0, high - _LOG_TAIL_BYTES), _LOG_TAIL_BYTES)
+        assert self.engine is not None, "there was a run"
+        return failure_of(run, folder, log_tail(self.engine, run.run))
 
     # ------------------------------------------------------------ outputs
 
     def _seen_storing(self, run: EngineRun) -> RunSeen:
         """A run that exited 0, until its outputs are stored: it still counts as running."""
-        if run.run not in self._storing:
+        if run.run not in self._storing and not self._closed.is_set():
             self._storing[run.run] = ""
             self._storers.submit(self._store, run)
         trouble = self._storing.get(run.run, "")
         progress: dict[str, float | str] = {"phase": "storing outputs"}
-        if trouble:
-            progress["trouble"] = trouble
+        progress |= {"trouble": trouble} if trouble else {}
         return RunSeen(run=run.run, phase=RunPhase.RUNNING, started_at_s=run.started_at_s, progress=progress)
 
     def _store(self, run: EngineRun) -> None:
         """In a thread: stores the outputs and settles the end. A failing store is tried again; then the run
         is lost, because its site's trouble is no verdict on the job."""
-        folder = RunFolder(self._folder, run.run)
-        notes = folder.notes() or RunNotes(run=run.run, job="")
+        folder, notes = RunFolder(self._folder, run.run), self._noted(run.run)
+        run = replace(run, usage=self._wattage.usage(run, notes))
         trouble = ""
         for _ in range(_STORE_TRIES):
             try:
@@ -382,20 +394,6 @@ class Agent:
             self._storing.pop(seen.run, None)
         self.changed.set()
         return True
-
-
-def _only_agent(folder: Path) -> BinaryIO:
-    """A lock that lasts until it is closed or this process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / "agent.lock", "ab")  # noqa: SIM115 (kept open)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise Refused(
-            "agent_running", f"another agent uses {folder}", hint="end it first, or name another folder"
-        ) from error
-    return file
 
 
 def _staged(run: str) -> RunSeen:

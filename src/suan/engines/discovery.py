@@ -1,6 +1,6 @@
 """What this machine has, as pools: its cores, and the accelerators that nvidia-smi shows.
 
-Knows where to look. What is found can be declared by hand as well, with prices, which no machine knows of itself.
+Knows where to look. What is found can be declared by hand as well, with prices, which no machine knows.
 """
 
 import os
@@ -62,7 +62,7 @@ def _kind(name: str) -> str:
 
     The longest run of leading words that the table knows: the most exact kind wins.
     """
-    words = name.removeprefix("NVIDIA ").removeprefix("Tesla ").removeprefix("GeForce ").replace("-", " ").split()
+    words = [word for word in name.replace("-", " ").split() if word not in ("NVIDIA", "Tesla", "GeForce")]
     for count in range(len(words), 0, -1):
         for joiner in ("-", ""):
             try:

@@ -17,12 +17,13 @@ from suan.engines.staging import RunFolder, RunNotes, checked_id, write_whole
 from suan.grid.action import OutputSeen, RunSeen
 from suan.grid.error import Refused
 from suan.grid.job import EndCause, RunPhase
-from suan.ports import EngineRun, Store
+from suan.ports import Engine, EngineRun, Store
 
 log = logging.getLogger("suan.agent")
 
 _PROGRESS_TAIL_BYTES = 16 << 10
 _METRICS_BYTES = 1 << 20
+_LOG_TAIL_BYTES = 4096
 _MOST_PROGRESS_KEYS = 64
 _DETAIL_CHARACTERS = 500
 
@@ -147,6 +148,17 @@ def store_outputs(run: EngineRun, folder: RunFolder, notes: RunNotes, store: Sto
     return msgspec.structs.replace(
         seen_of(run, progress_of(folder)), outputs=outputs, metrics=metrics, detail=_joined(details)
     )
+
+
+def log_tail(engine: Engine, run: str) -> bytes:
+    """The end of a run's log. Engines read by offset: where it ends is found by doubling, then by halving."""
+    low, high = 0, _LOG_TAIL_BYTES
+    while engine.log(run, high, 1):
+        low, high = high, high * 2
+    while high - low > _LOG_TAIL_BYTES // 2:
+        middle = (low + high) // 2
+        low, high = (middle, high) if engine.log(run, middle, 1) else (low, middle)
+    return engine.log(run, max(0, high - _LOG_TAIL_BYTES), _LOG_TAIL_BYTES)
 
 
 def seen_of(run: EngineRun, progress: dict[str, float | str]) -> RunSeen:

@@ -3,13 +3,14 @@
 Knows when to speak and when to try again. Does not know what orders mean (`agent.py`) or how bytes travel: a
 `GridDoor` is the REST client, or the grid itself when both are in one process (`direct.py`).
 
-Three threads. One looks at the site several times a second and reports at once what changed; one waits at the grid
-for news (a long poll); one brings logs. Whatever says what is there goes through one lock, in order: an older look
-at the site never overtakes a newer one.
+Three threads. One looks at the site several times a second and reports at once what changed; one waits at the
+grid for news (a long poll); one brings logs. Whatever says what is there goes through one lock, in order: an
+older look at the site never overtakes a newer one.
 
-Losing the grid changes nothing here: reports are tried again, runs go on until their lease ends, and then their
-supervisors stop them. SIGTERM ends the agent and leaves runs to their supervisors: the next agent finds them. To
-close a site, set `stop_runs` (SIGINT does): its runs are stopped and their ends reported before `run_agent` returns.
+Losing the grid changes nothing here: reports are tried again, runs go on until their lease ends, and then
+their supervisors stop them. SIGTERM ends the agent and leaves runs to their supervisors: the next agent finds
+them. To close a site, set `stop_runs` (SIGINT does): its runs are stopped and their ends reported before
+`run_agent` returns.
 """
 
 import logging
@@ -96,6 +97,7 @@ class _Runner:
             str, float
         ] = {}  # run -> when its end was first seen, while its log is brought
         self._shipper = LogShipper(agent, grid)
+        self._absent = False  # the grid did not answer the last time
         self._ship_now = threading.Event()
         self._halted: Callable[[], bool] = stop.is_set  # logs are not brought any more
 
@@ -155,17 +157,26 @@ class _Runner:
         pause_s = 0.1
         while True:
             try:
-                return work()
+                work()
+                return self._note_absence(None)
             except SuanError as error:
                 if _is_final(error):
                     return self._give_up(error)
-                log.info("%s", error)
+                self._note_absence(error)
             except Exception:  # a bug here must not end a site
                 log.exception("the agent stumbled")
             self._full_at_s = float("-inf")  # a grid that was away may have been started anew
             if self._stop.wait(pause_s * random.uniform(0.7, 1.0)):
                 return None
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _note_absence(self, error: SuanError | None) -> None:
+        """Says once that the grid does not answer, and once that it does again."""
+        if error is not None and not self._absent:
+            log.warning("%s; trying again until it answers", error.what)
+        if error is None and self._absent:
+            log.warning("the grid answers again")
+        self._absent = error is not None
 
     def _give_up(self, error: SuanError) -> None:
         site = self._agent.site

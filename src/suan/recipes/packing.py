@@ -1,6 +1,7 @@
 """Documents as rows of tokens: which tokens step N trains on is a function of seed and N alone.
 
-Knows chat and plain rendering, packing and order. Holds no position: resuming needs only the number of the step.
+Knows chat and plain rendering, packing and order. Holds no position: resuming needs only the number of the
+step.
 """
 
 import hashlib
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
 
 
 class Documents:

@@ -1,8 +1,9 @@
 """Rules that take the article out of a raw web page, line by line.
 
-Knows what navigation, stuffed keywords, spliced pinyin and destroyed characters look like. Document filters made for
-clean crawls fail here: they keep a hacked page whole, or drop it whole. Everything is a Polars expression or a plain
-function of text. Polars itself is imported by the caller's stage, so this module must not be imported by `task()`.
+Knows what navigation, stuffed keywords, spliced pinyin and destroyed characters look like. Document filters
+made for clean crawls fail here: they keep a hacked page whole, or drop it whole. Everything is a Polars
+expression or a plain function of text. Polars itself is imported by the caller's stage, so this module must
+not be imported by `task()`.
 """
 
 import html
@@ -15,13 +16,15 @@ import polars as pl
 if TYPE_CHECKING:
     from opencc import OpenCC
 
-# Pinyin put in brackets behind each character that a converter changed: 網(wǎng)易. Some fonts write ɡ (U+0261) for g.
+# Pinyin put in brackets behind each character that a converter changed: 網(wǎng)易. Some fonts write ɡ
+# (U+0261) for g.
 _PINYIN = "a-zA-Zāáǎàēéěèīíǐìōóǒòūúǔùǖǘǚǜüńňǹɡ"
 SPLICE = re.compile(rf"(?<=[㐀-鿿])[(\uff08]([{_PINYIN}]{{1,7}})[)\uff09]")
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]|[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _DROPPED_ELEMENTS = re.compile(
-    r"<!--.*?-->|<(script|style|noscript|template|svg|head|iframe|form|select)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL
+    r"<!--.*?-->|<(script|style|noscript|template|svg|head|iframe|form|select)\b.*?</\1\s*>",
+    re.IGNORECASE | re.DOTALL,
 )
 _BLOCK_TAGS = re.compile(
     r"</?(p|div|li|ul|ol|dl|dt|dd|tr|td|th|table|h[1-6]|br|hr|section|article|header|footer|nav|aside|blockquote|body)\b[^>]*>",
@@ -29,7 +32,9 @@ _BLOCK_TAGS = re.compile(
 )
 _TAGS = re.compile(r"</?[A-Za-z][^>]*>|<![^>]*>|<\?[^>]*>")
 # NFKC would turn these into ASCII, and Chinese punctuation is text, not width.
-_CHINESE_PUNCTUATION = re.compile("([\uff0c\uff1b\uff1a\uff1f\uff01\uff08\uff09\uff5e\u2026]+)")  # ，；：？！（）～…
+_CHINESE_PUNCTUATION = re.compile(
+    "([\uff0c\uff1b\uff1a\uff1f\uff01\uff08\uff09\uff5e\u2026]+)"
+)  # ，；：？！（）～…
 
 _SPAM = (
     "博彩|彩票|时时彩|六合彩|娱乐城|百家乐|老虎机|棋牌|捕鱼|投注|下注|开奖|赌场|赌博|赔率|澳门金沙|葡京|情色|成人视频|成人网|裸聊"
@@ -65,7 +70,8 @@ def plain_text(raw: str) -> str:
 def normal_form(text: str, converter: "OpenCC | None") -> tuple[str, int]:
     """(text, splices removed): invisible characters and pinyin splices gone, widths made normal, then simplified.
 
-    Splices go first: NFKC would unmake the brackets' width, and conversion would change the characters they follow.
+    Splices go first: NFKC would unmake the brackets' width, and conversion would change the characters they
+    follow.
     """
     text, splices = SPLICE.subn("", _INVISIBLE.sub("", text))
     parts = _CHINESE_PUNCTUATION.split(text)
@@ -113,7 +119,9 @@ def judge_lines(lines: pl.DataFrame, *, strange_limit: float = 0.15) -> pl.DataF
     stuffed = (spam >= 3) | ((spam >= 2) & (length < LONG_LINE_CHARS)) | ((spam >= 1) & ~ends)
     # Chinese puts no spaces between words, so a line with many holes is a list of links.
     listed = (han > 0) & (spaces >= 3) & (spaces * 12 >= han)
-    navigation = ((separators >= 3) & (separators * 16 >= length)) | (listed & ~(ends & (length >= LONG_LINE_CHARS)))
+    navigation = ((separators >= 3) & (separators * 16 >= length)) | (
+        listed & ~(ends & (length >= LONG_LINE_CHARS))
+    )
     short_notice = length < 2 * LONG_LINE_CHARS
     commas = line.str.count_matches("[,\uff0c\u3001]")
     fragment = (length < MIN_LINE_CHARS) | (~ends & ((length < LONG_LINE_CHARS) | (commas == 0)))
@@ -139,7 +147,8 @@ def judge_lines(lines: pl.DataFrame, *, strange_limit: float = 0.15) -> pl.DataF
 def mark_repeated(lines: pl.DataFrame, *, documents: int) -> pl.DataFrame:
     """`lines` where prose that stands in at least so many different pages gets the reason `repeated`.
 
-    Near-duplicate pages must be gone by now, or a page's copies would make its own sentences look like boilerplate.
+    Near-duplicate pages must be gone by now, or a page's copies would make its own sentences look like
+    boilerplate.
     """
     pages = pl.col("id").n_unique().over("line")
     repeated = pl.col("reason").is_null() & (pages >= documents)

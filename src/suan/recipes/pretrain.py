@@ -1,8 +1,8 @@
 """pretrain: a corpus and a tokenizer in, a decoder trained from random weights out.
 
-Knows the loop: packed rows, AdamW with warm-up and decay, clipping, validation, checkpoints that survive `kill -9`.
-Runs as one process, or as many with DDP or FSDP2. Data are a function of the step, so a resumed run sees what the
-unbroken one would have seen.
+Knows the loop: packed rows, AdamW with warm-up and decay, clipping, validation, checkpoints that survive
+`kill -9`. Runs as one process, or as many with DDP or FSDP2. Data are a function of the step, so a resumed
+run sees what the unbroken one would have seen.
 """
 
 import hashlib
@@ -21,10 +21,11 @@ from suan.grid.job import Checkpoint, Resources, Task
 from suan.recipes import checkpoint
 from suan.recipes.model_folder import build_model, export, versions
 from suan.recipes.packing import Documents, Rows
-from suan.recipes.runtime import EXIT_STOPPED, Context, command, run_stage
+from suan.recipes.runtime import EXIT_STOPPED, Context, arguments, command, run_stage
 from suan.recipes.tokenizer import read_documents
 
-# What one x86 core did in float32 with a model of a few million parameters; for the estimate before anything runs.
+# What one x86 core did in float32 with a model of a few million parameters; for the estimate before
+# anything runs.
 FLOPS_PER_CORE = 40e9
 ASSUMED_VOCAB = 4096
 REPORT_EVERY_S = 2.0
@@ -33,33 +34,43 @@ REPORT_EVERY_S = 2.0
 class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Arguments of pretrain."""
 
-    family: Annotated[Literal["qwen3", "llama"], Meta(description="Which architecture of transformers.")] = "qwen3"
+    family: Annotated[Literal["qwen3", "llama"], Meta(description="Which architecture of transformers.")] = (
+        "qwen3"
+    )
     hidden_size: Annotated[int, Meta(ge=8, description="Width of the residual stream.")] = 192
     layers: Annotated[int, Meta(ge=1, description="Decoder blocks.")] = 4
     heads: Annotated[int, Meta(ge=1, description="Attention heads; they divide hidden_size.")] = 4
     kv_heads: Annotated[int, Meta(ge=1, description="Key and value heads; they divide heads.")] = 2
-    intermediate_size: Annotated[int, Meta(ge=0, description="Width of the MLP; 0 means three times hidden_size.")] = 0
+    intermediate_size: Annotated[
+        int, Meta(ge=0, description="Width of the MLP; 0 means three times hidden_size.")
+    ] = 0
     seq_len: Annotated[int, Meta(ge=8, description="Tokens a row.")] = 128
     batch_rows: Annotated[int, Meta(ge=1, description="Rows a step, over all ranks together.")] = 16
     steps: Annotated[int, Meta(ge=1, description="Optimiser steps.")] = 400
     learning_rate: Annotated[float, Meta(gt=0, description="Peak learning rate.")] = 3e-3
     schedule: Annotated[
-        Literal["cosine", "wsd"], Meta(description="After warm-up: a cosine, or stable and then a linear fall.")
+        Literal["cosine", "wsd"],
+        Meta(description="After warm-up: a cosine, or stable and then a linear fall."),
     ] = "cosine"
     warmup_ratio: Annotated[float, Meta(ge=0, lt=1, description="Part of the steps that warm up.")] = 0.05
-    min_lr_ratio: Annotated[float, Meta(ge=0, le=1, description="Learning rate at the end, of the peak.")] = 0.05
+    min_lr_ratio: Annotated[float, Meta(ge=0, le=1, description="Learning rate at the end, of the peak.")] = (
+        0.05
+    )
     weight_decay: Annotated[float, Meta(ge=0, description="Of matrices; norms have none.")] = 0.1
     clip_norm: Annotated[float, Meta(gt=0, description="Largest norm of the gradient.")] = 1.0
     chat_ratio: Annotated[
         float, Meta(ge=0, le=1, description="Part of the documents with messages that are shown as chats.")
     ] = 0.8
     dtype: Annotated[
-        Literal["float32", "bfloat16"], Meta(description="Of matrix products; weights and moments stay float32.")
+        Literal["float32", "bfloat16"],
+        Meta(description="Of matrix products; weights and moments stay float32."),
     ] = "float32"
     eval_every: Annotated[int, Meta(ge=1, description="Steps between validations.")] = 50
     eval_rows: Annotated[int, Meta(ge=1, description="Rows of held-out text in a validation, at most.")] = 64
     checkpoint_every_s: Annotated[float, Meta(gt=0, description="Seconds between checkpoints.")] = 20.0
-    checkpoint_every_steps: Annotated[int, Meta(ge=0, description="Steps between checkpoints; 0: by time alone.")] = 0
+    checkpoint_every_steps: Annotated[
+        int, Meta(ge=0, description="Steps between checkpoints; 0: by time alone.")
+    ] = 0
     sharding: Annotated[
         Literal["ddp", "fsdp"], Meta(description="With several ranks: copies of the model, or FSDP2 shards.")
     ] = "ddp"
@@ -82,7 +93,7 @@ def task(args: Args) -> Task:
         name="pretrain",
         recipe="pretrain",
         run=command("pretrain"),
-        args=msgspec.to_builtins(args),
+        args=arguments(args),
         inputs={"corpus": "dataset:corpus", "tokenizer": "tokenizer:tokenizer"},
         outputs={"model": "model:model"},
         resources=(Resources(cpus=args.cpus),),
@@ -111,11 +122,15 @@ class Trainer:
 
         self.context, self.args = context, context.args
         _check_shape(self.args, context.world_size)
-        self.device = torch.device("cuda", context.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = (
+            torch.device("cuda", context.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        )
         if self.device.type == "cpu":
             torch.set_num_threads(context.threads)
         if context.world_size > 1:
-            torch.distributed.init_process_group("cuda:nccl,cpu:gloo" if self.device.type == "cuda" else "gloo")
+            torch.distributed.init_process_group(
+                "cuda:nccl,cpu:gloo" if self.device.type == "cuda" else "gloo"
+            )
         self.tokenizer = AutoTokenizer.from_pretrained(context.input("tokenizer"))
         corpus = context.input("corpus")
         train = Documents(read_documents(corpus, "train-*.jsonl"), self.tokenizer, self.args.chat_ratio)
@@ -123,20 +138,41 @@ class Trainer:
         self.rows = Rows(train, length=self.args.seq_len, seed=self.args.seed)
         self.valid_rows = Rows(self.valid, length=self.args.seq_len, seed=self.args.seed)
         if not self.rows.per_epoch or not self.valid_rows.per_epoch:
-            raise Refused("corpus_too_small", f"{corpus} fills no row of {self.args.seq_len} tokens", hint="lower seq_len")
+            raise Refused(
+                "corpus_too_small",
+                f"{corpus} fills no row of {self.args.seq_len} tokens",
+                hint="lower seq_len",
+            )
         torch.manual_seed(self.args.seed)
         model = build_model(self.args, len(self.tokenizer), self.tokenizer).to(self.device)
         self.parameters = sum(weight.numel() for weight in model.parameters())
         self.model = _spread(model, self.args.sharding, context.world_size)
         matrices = [weight for weight in self.model.parameters() if weight.ndim >= 2]
         vectors = [weight for weight in self.model.parameters() if weight.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": self.args.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": self.args.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate, betas=(0.9, 0.95))
-        settings = msgspec.to_builtins(self.args) | {"data": train.digest, "vocab": len(self.tokenizer)}
-        for free in ("checkpoint_every_s", "checkpoint_every_steps", "eval_every", "eval_rows", "cpus", "sharding"):
+        settings = arguments(self.args) | {"data": train.digest, "vocab": len(self.tokenizer)}
+        for free in (
+            "checkpoint_every_s",
+            "checkpoint_every_steps",
+            "eval_every",
+            "eval_rows",
+            "cpus",
+            "sharding",
+        ):
             del settings[free]  # changing these does not change what is learnt
-        fingerprint = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
-        self.numbers = {"step": 0, "val_loss": float("nan"), "first_val_loss": float("nan"), "fingerprint": fingerprint}
+        fingerprint = hashlib.blake2b(
+            json.dumps(settings, sort_keys=True).encode(), digest_size=16
+        ).hexdigest()
+        self.numbers = {
+            "step": 0,
+            "val_loss": float("nan"),
+            "first_val_loss": float("nan"),
+            "fingerprint": fingerprint,
+        }
 
     def loss(self, rows: Any) -> Any:
         """Mean loss of rows x (length + 1) tokens, in nats a token."""
@@ -163,14 +199,19 @@ class Trainer:
         return loss.detach()
 
     def validate(self) -> float:
-        """Loss on held-out text in nats a token. Every rank does all of it: it is little, and FSDP needs them together."""
+        """Loss on held-out text in nats a token.
+
+        Every rank does all of it: it is little, and FSDP needs them together.
+        """
         import torch
 
         count = min(self.args.eval_rows, self.valid_rows.per_epoch)
         chunk = min(count, 16)
         with torch.no_grad():
             # Whole chunks, so that each weighs the same.
-            losses = [float(self.loss(self.valid_rows.batch(index, chunk))) for index in range(count // chunk)]
+            losses = [
+                float(self.loss(self.valid_rows.batch(index, chunk))) for index in range(count // chunk)
+            ]
         return sum(losses) / len(losses)
 
     @property
@@ -186,7 +227,12 @@ def _check_shape(args: Args, world_size: int) -> None:
         (world_size, args.batch_rows, "the number of ranks must divide batch_rows"),
     ):
         if large % small:
-            raise Refused("bad_recipe_args", f"{why}: {large} / {small}", hint="change one of the two", recipe="pretrain")
+            raise Refused(
+                "bad_recipe_args",
+                f"{why}: {large} / {small}",
+                hint="change one of the two",
+                recipe="pretrain",
+            )
 
 
 def _spread(model: Any, sharding: str, world_size: int) -> Any:
@@ -216,12 +262,17 @@ def _agreed(context: Context[Args], *flags: bool) -> list[bool]:
 
 
 def train(trainer: Trainer) -> bool:
-    """Runs the remaining steps; False when the site asked to stop first. The last checkpoint is then complete."""
+    """Runs the remaining steps; False when the site asked to stop first.
+
+    The last checkpoint is then complete.
+    """
     context, args, numbers = trainer.context, trainer.args, trainer.numbers
     folder = context.checkpoint
     if folder and (restored := checkpoint.load(folder, trainer.model, trainer.optimizer, numbers)):
         numbers |= restored
-        context.progress.write(step=numbers["step"], total=args.steps, phase="resumed", val_loss=numbers["val_loss"])
+        context.progress.write(
+            step=numbers["step"], total=args.steps, phase="resumed", val_loss=numbers["val_loss"]
+        )
     else:
         numbers["val_loss"] = numbers["first_val_loss"] = trainer.validate()
         context.progress.write(step=0, total=args.steps, phase="train", val_loss=numbers["val_loss"])
@@ -237,9 +288,14 @@ def train(trainer: Trainer) -> bool:
         if last or step % args.eval_every == 0 or now_s - reported_s > REPORT_EVERY_S:
             pace = (step - reported_step) * args.batch_rows * args.seq_len / max(1e-9, now_s - reported_s)
             context.progress.write(
-                step=step, total=args.steps, phase="train", loss=float(loss), val_loss=numbers["val_loss"],
-                tokens_per_s=round(pace), learning_rate=args.learning_rate * lr_ratio(step - 1, args),
-            )  # fmt: skip
+                step=step,
+                total=args.steps,
+                phase="train",
+                loss=float(loss),
+                val_loss=numbers["val_loss"],
+                tokens_per_s=round(pace),
+                learning_rate=args.learning_rate * lr_ratio(step - 1, args),
+            )
             reported_s, reported_step = time.monotonic(), step
         due = now_s - saved_s >= args.checkpoint_every_s
         if args.checkpoint_every_steps:
@@ -258,7 +314,9 @@ def finish(trainer: Trainer, seconds: float) -> None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     context, args, numbers = trainer.context, trainer.args, trainer.numbers
-    weights = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    weights = get_model_state_dict(
+        trainer.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
     if context.rank:
         return
     results = {
@@ -274,7 +332,7 @@ def finish(trainer: Trainer, seconds: float) -> None:
     manifest = {
         "name": os.environ.get("SUAN_JOB_ID") or context.output("model").name,
         "recipe": "pretrain",
-        "args": msgspec.to_builtins(args),
+        "args": arguments(args),
         "parameters": trainer.parameters,
         "inputs": {"training_tokens_digest": trainer.rows.digest, "documents": trainer.rows.documents},
         "results": {key: value for key, value in results.items() if key != "last_run_s"},

@@ -1,7 +1,7 @@
 """What a stage sees when it runs: its arguments, its folders, where to report, and when to stop.
 
-Knows the environment contract between a site and a run (the `SUAN_*` variables) and the same things as command-line
-options, so that every stage also runs alone. Does not know what any stage does.
+Knows the environment contract between a site and a run (the `SUAN_*` variables) and the same things as
+command-line options, so that every stage also runs alone. Does not know what any stage does.
 """
 
 import argparse
@@ -24,12 +24,20 @@ from suan.recipes import recipe_args
 
 A = TypeVar("A", bound=msgspec.Struct)
 
-EXIT_STOPPED = 128 + signal.SIGTERM  # asked to stop before the work was done: never 0, or half a folder is an artifact
+EXIT_STOPPED = (
+    128 + signal.SIGTERM
+)  # asked to stop before the work was done: never 0, or half a folder is an artifact
 
 
 def command(stage: str) -> str:
     """Shell text that runs a stage with the Python that has its libraries."""
     return f'"${{SUAN_PYTHON:-python3}}" -m suan.recipes.{stage}'
+
+
+def arguments(args: msgspec.Struct) -> dict[str, Any]:
+    """A stage's arguments as JSON has them, so that a task is the same after the journal has read it back."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(args))
+    return plain
 
 
 class Progress:
@@ -41,11 +49,16 @@ class Progress:
         self._first_step: int | None = None
 
     def write(self, *, step: int | None = None, total: int | None = None, **numbers: float | str) -> None:
-        """Appends one line. With `step` and `total` the seconds still to go are added, from this run's own pace."""
+        """Appends one line.
+
+        With `step` and `total` the seconds still to go are added, from this run's own pace.
+        """
         line: dict[str, Any] = {}
         if step is not None and total is not None:
             line |= {"step": step, "total": total} | self._eta(step, total)
-        line |= {key: round(value, 5) if isinstance(value, float) else value for key, value in numbers.items()}
+        line |= {
+            key: round(value, 5) if isinstance(value, float) else value for key, value in numbers.items()
+        }
         if self._file is not None:
             with self._file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -76,7 +89,8 @@ class Context(Generic[A]):
         self.threads = int(env.get("OMP_NUM_THREADS", "0")) or len(os.sched_getaffinity(0))
         checkpoint = options.checkpoint or env.get("SUAN_CHECKPOINT")
         self.checkpoint = Path(checkpoint) if checkpoint else None
-        # A run has a folder of its own; a stage that is run by hand leaves nothing behind in the folder it is run in.
+        # A run has a folder of its own; a stage that is run by hand leaves nothing behind in the folder it
+        # is run in.
         self.scratch = Path.cwd() if "SUAN_RUN_ID" in env else Path(tempfile.mkdtemp(prefix=f"suan-{stage}-"))
         progress = env.get("SUAN_PROGRESS")
         self.progress = Progress(Path(progress) if progress and self.rank == 0 else None)
@@ -132,7 +146,9 @@ def open_context(stage: str, argv: list[str] | None = None) -> Context[Any]:
     parser = argparse.ArgumentParser(prog=f"python -m suan.recipes.{stage}")
     parser.add_argument("--input", action="append", default=[], metavar="[NAME=]DIR")
     parser.add_argument("--output", action="append", default=[], metavar="[NAME=]DIR")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one of the stage's arguments")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one of the stage's arguments"
+    )
     parser.add_argument("--checkpoint", metavar="DIR", help="kept between runs; enables resuming")
     parser.add_argument("--port", type=int, default=0, help="where a service listens")
     options = parser.parse_args(argv)
@@ -163,7 +179,11 @@ def took(started_s: float) -> str:
 
 
 def _folders(env: Mapping[str, str], prefix: str, options: list[str]) -> dict[str, Path]:
-    found = {key[len(prefix) :].lower(): Path(value) for key, value in sorted(env.items()) if key.startswith(prefix)}
+    found = {
+        key[len(prefix) :].lower(): Path(value)
+        for key, value in sorted(env.items())
+        if key.startswith(prefix)
+    }
     for index, text in enumerate(options):
         name, equals, folder = text.partition("=")
         found[name.lower() if equals else f"{index}"] = Path(folder if equals else name)
@@ -177,5 +197,7 @@ def _pick(folders: dict[str, Path], name: str, kind: str, stage: str) -> Path:
         return next(iter(folders.values()))
     have = ", ".join(folders) or "none"
     raise Refused(
-        f"missing_{kind}", f"{stage} needs an {kind} called {name!r} (has: {have})", hint=f"give --{kind} {name}=DIR"
+        f"missing_{kind}",
+        f"{stage} needs an {kind} called {name!r} (has: {have})",
+        hint=f"give --{kind} {name}=DIR",
     )

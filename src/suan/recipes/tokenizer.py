@@ -1,7 +1,7 @@
 """tokenizer: a corpus in, a byte-level BPE tokenizer with a chat template out, as a Hugging Face folder.
 
-Knows the split rule and special tokens of Qwen2, so that llama.cpp and vLLM read the result without a patch. The
-training itself is `tokenizers`.
+Knows the split rule and special tokens of Qwen2, so that llama.cpp and vLLM read the result without a
+patch. The training itself is `tokenizers`.
 """
 
 import json
@@ -17,12 +17,10 @@ from msgspec import Meta
 
 from suan.grid.error import Refused
 from suan.grid.job import Resources, Task
-from suan.recipes.runtime import Context, command, run_stage, took, write_json
+from suan.recipes.runtime import Context, arguments, command, run_stage, took, write_json
 
 # Source: tokenizer.json of Qwen2 (Apache-2.0), `pre_tokenizer.pretokenizers[0].pattern`.
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 # The generation marks tell fine-tuning which tokens the assistant said; they render as nothing.
 CHAT_TEMPLATE = (
@@ -37,15 +35,20 @@ _HAN_RUN = re.compile("[㐀-鿿\U00020000-\U0003ffff]+")
 class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Arguments of tokenizer."""
 
-    vocab_size: Annotated[int, Meta(ge=264, le=262_144, description="Entries, the 256 bytes and special tokens included.")] = (
-        4096
-    )
+    vocab_size: Annotated[
+        int, Meta(ge=264, le=262_144, description="Entries, the 256 bytes and special tokens included.")
+    ] = 4096
     han_run: Annotated[
         int,
-        Meta(ge=1, description="Chinese characters at most in one token: 1 for verse, 4 for prose; longer trains slower."),
+        Meta(
+            ge=1,
+            description="Chinese characters at most in one token: 1 for verse, 4 for prose; longer trains slower.",
+        ),
     ] = 1
     min_frequency: Annotated[int, Meta(ge=1, description="A merge seen less often is not made.")] = 2
-    max_length: Annotated[int, Meta(ge=32, description="What models that use it may call their context, in tokens.")] = 2048
+    max_length: Annotated[
+        int, Meta(ge=32, description="What models that use it may call their context, in tokens.")
+    ] = 2048
 
 
 def task(args: Args) -> Task:
@@ -54,7 +57,7 @@ def task(args: Args) -> Task:
         name="tokenizer",
         recipe="tokenizer",
         run=command("tokenizer"),
-        args=msgspec.to_builtins(args),
+        args=arguments(args),
         inputs={"corpus": "dataset:corpus"},
         outputs={"tokenizer": "tokenizer:tokenizer"},
         resources=(Resources(cpus=1),),
@@ -69,7 +72,9 @@ def read_documents(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
     """
     files = sorted(folder.glob(pattern))
     if not files:
-        raise Refused("no_corpus", f"{folder} has no {pattern}", hint="give a folder that the corpus stage wrote")
+        raise Refused(
+            "no_corpus", f"{folder} has no {pattern}", hint="give a folder that the corpus stage wrote"
+        )
     for file in files:
         with file.open(encoding="utf-8") as lines:
             for line in lines:
@@ -79,7 +84,8 @@ def read_documents(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
 def _pieces(folder: Path, han_run: int) -> Iterator[str]:
     """Text to learn merges from, with runs of Chinese cut to `han_run` characters.
 
-    Chinese has no spaces, so a whole clause would be one word: slow to learn from, and full of chance phrases.
+    Chinese has no spaces, so a whole clause would be one word: slow to learn from, and full of chance
+    phrases.
     """
     cut = re.compile(f"[㐀-鿿\U00020000-\U0003ffff]{{1,{han_run}}}")
     for document in read_documents(folder, "train-*.jsonl"):
@@ -136,7 +142,8 @@ def measure(tokenizer: Any, texts: list[str]) -> dict[str, float]:
     encoded = tokenizer(texts)["input_ids"]
     tokens = max(1, sum(map(len, encoded)))
     exact = sum(
-        tokenizer.decode(ids) == unicodedata.normalize("NFC", text) for ids, text in zip(encoded, texts, strict=True)
+        tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
+        for ids, text in zip(encoded, texts, strict=True)
     )
     return {
         "bytes_per_token": sum(len(text.encode()) for text in texts) / tokens,

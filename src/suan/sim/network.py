@@ -19,6 +19,8 @@ HEARTBEAT_S = 10  # of a site in trouble
 LONGEST_DELAY_S = 45  # longer than a lease
 _LOST_RATIO, _LATE_RATIO, _DOUBLE_RATIO = 0.6, 0.4, 0.5  # of the messages, while the fault lasts
 
+_MOST_ANSWERS = 10  # to one site within one instant
+
 MESSAGE_FAULTS = ("lost_answers", "delayed_reports", "duplicated_reports")
 CUTS = ("partition", "agent_restart")
 
@@ -104,8 +106,10 @@ class Network:
             else:
                 connection.site.obey(self.grid.orders(name))
         for connection in self._connections.values():
-            if connection.site.may_have_news(now_s) and connection.site.has_news():
-                self._report(connection, now_s)
+            for _ in range(1 if connection.until_s else _MOST_ANSWERS):
+                if not (connection.site.may_have_news(now_s) and connection.site.has_news()):
+                    break
+                self._report(connection, now_s)  # the answer may make news at once: a start, a new epoch
 
     # ---------------------------------------------------------------- one message
 

@@ -50,7 +50,8 @@ def _sums(found: Json) -> Iterator[str]:
         f"{energy_text(found)}, {bytes_text(found['moved_bytes'])} moved"
     )
     if found["requests"]:
-        yield f"served: {found['requests']} requests, {found['tokens_in']} tokens in, {found['tokens_out']} out"
+        tokens = f"{found['tokens_in']} tokens in, {found['tokens_out']} out"
+        yield f"served: {found['requests']} requests, {tokens}"
 
 
 def energy_text(found: Json) -> str:

@@ -118,7 +118,7 @@ def _start_detached(folder: Path, *, as_json: bool) -> None:
 @_STATE
 @_JSON
 def down(*, folder: Path, as_json: bool) -> None:
-    """Stop the grid that runs on --state. Runs at sites go on until their leases end; `suan up` finds them again."""
+    """Stop the grid that runs on --state. Runs go on until their sites' leases end; `suan up` finds them."""
     folder = folder.absolute()
     running = _running(folder)
     if running is None:

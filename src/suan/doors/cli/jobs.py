@@ -211,13 +211,12 @@ def _print_piece(session: Session, piece: bytes) -> None:
 @grid_verb
 def stop(session: Session, job_ids: tuple[str, ...], pipeline: str | None, wait: bool) -> None:
     """Stop jobs. What they hold is free when their exit is confirmed."""
-    client = session.client
-    names = list(job_ids)
+    if not job_ids and not pipeline:
+        raise click.UsageError("name a job, or --pipeline NAME")
+    client, names = session.client, list(job_ids)
     if pipeline:
         for phase in ("waiting", "placed"):
             names += [job["id"] for job in client.jobs(pipeline=pipeline, phase=phase, limit=500)["items"]]
-    if not names and not pipeline:
-        raise click.UsageError("name a job, or --pipeline NAME")
     stopped = [client.stop(name) for name in names]
     while wait and any(job.get("ended_at_s") is None for job in stopped):
         time.sleep(0.3)

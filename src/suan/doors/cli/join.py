@@ -104,7 +104,7 @@ def _key(folder: Path, described: Any, token: str | None) -> str:
     )
     fresh = path.with_suffix(".new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        # The spent token is kept so that the same command line works a second time; it is worth nothing any more.
+        # The spent token is kept so that the same command line works again; it is worth nothing now.
         json.dump(
             {"site": described.site, "url": described.url, "key": joined["key"], "token_used": token}, file
         )

@@ -26,7 +26,8 @@ def tenant(session: Session, context: click.Context) -> None:
 
     def say() -> None:
         rows = [
-            (t["name"], f"{t['weight']:g}", _devices(t["quota"]["nominal_devices"]), _devices(t["quota"]["borrow_devices"]),
+            (t["name"], f"{t['weight']:g}",
+             _devices(t["quota"]["nominal_devices"]), _devices(t["quota"]["borrow_devices"]),
              render.cny(t["budget"]["limit_microyuan"]))
             for t in found
         ]  # fmt: skip

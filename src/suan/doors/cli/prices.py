@@ -21,7 +21,7 @@ _SHADES = ("#1a9850", "#66bd63", "#a6d96a", "#fee08b", "#fdae61", "#f46d43", "#d
 @click.option("--hours", default=24, show_default=True, type=click.IntRange(1, 336), help="How far to look.")
 @grid_verb
 def prices(session: Session, hours: int) -> None:
-    """What a kWh costs at each site in the hours to come, PUE included, and what a busy device costs an hour."""
+    """What a kWh costs at each site hour by hour, PUE included, and what a busy device costs an hour."""
     found = session.client.prices(hours)
     session.answer(found, lambda: _print_prices(found))
 
@@ -49,7 +49,8 @@ def _print_prices(found: Json) -> None:
         heat.add_row(time.strftime("%a %H:%M", time.localtime(hour["at_s"])), *cells)
     console.print(heat)
     rows = [
-        (site["site"], pool["pool"], pool["accelerator"], pool["devices"] - pool["used_devices"], pool["devices"],
+        (site["site"], pool["pool"], pool["accelerator"], pool["devices"] - pool["used_devices"],
+         pool["devices"],
          *_span(pool["microyuan_per_device_h"]), f"{site['pue']:g}")
         for site in found["sites"]
         for pool in site["pools"]

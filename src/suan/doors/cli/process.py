@@ -49,7 +49,7 @@ class Process(NamedTuple):
         return True
 
     def end(self, grace_s: float) -> bool:
-        """SIGTERM, after the grace SIGKILL; returns when its end is confirmed. False when it had to be killed."""
+        """SIGTERM, after the grace SIGKILL; returns when it has ended. False when it had to be killed."""
         self.signal(signal.SIGTERM)
         if self.wait(grace_s):
             return True
@@ -66,7 +66,7 @@ def this_process(pid: int | None = None) -> Process | None:
 
 
 def start(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> Process:
-    """Starts it in a session of its own, so that a terminal's Ctrl-C does not reach it; its output goes to `log`."""
+    """Starts it in a session of its own, out of a terminal's Ctrl-C; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as output:
         popen = subprocess.Popen(
@@ -99,7 +99,7 @@ def boot_id() -> str:
 
 
 def left_in(folder: Path) -> list[Process]:
-    """Every process of a run that is kept in `folder`: the local engine marks their environment with the run's folder."""
+    """Every process of runs kept in `folder`: the local engine marks their environment with the run's."""
     marker, found = f"{_RUN_MARKER}={folder.resolve()}{os.sep}".encode(), []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
@@ -116,7 +116,7 @@ def left_in(folder: Path) -> list[Process]:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat; None when there is no such process, or only its remains. Source: proc(5)."""
+    """Field 22 of /proc/PID/stat; None when no such process runs. Source: proc(5)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:

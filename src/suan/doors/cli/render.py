@@ -63,7 +63,7 @@ def clean(text: str) -> str:
 
 
 def cny(amount_microyuan: float | None) -> str:
-    """A sum in CNY without its sign, with enough digits to tell it from zero: `0.000312`, `0.0512`, `12.30`."""
+    """A sum in CNY without its sign; what is not zero does not look like it: `0.000312`, `0.0512`."""
     if amount_microyuan is None:
         return "–"
     yuan = amount_microyuan / MICROYUAN_PER_YUAN

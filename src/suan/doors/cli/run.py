@@ -5,9 +5,12 @@ that is wrong is refused before anything is sent. Ctrl-C leaves the jobs alone.
 """
 
 import hashlib
+import posixpath
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -128,28 +131,60 @@ def read_file(file: Path, env: tuple[str, ...]) -> "TaskFile":
 
 
 def uploaded(session: Session, read: "TaskFile", folder: Path, site: str) -> Iterator["Task"]:
-    """The tasks, with every local folder they name put into the grid and made an input.
+    """The tasks, every local folder that they name put into the grid; what is mounted becomes an input.
 
-    Raises: Refused `missing_file` before the first upload when something that is named is not there.
+    Raises: Refused `missing_file` or `bad_mount` before the first upload.
     """
     from msgspec.structs import replace
 
-    plans = []
-    for task, local in zip(read.tasks, read.local, strict=True):
-        sources = {f"mount-{n}": source for n, source in enumerate(local.mounts.values(), 1)}
-        if local.workdir:
-            sources["workdir"] = local.workdir
-        paths = {name: _existing(folder, source, task.name) for name, source in sources.items()}
-        plans.append((task, local, paths))
-    done: dict[Path, str] = {}
-    for task, local, paths in plans:
-        inputs = dict(task.inputs)
-        for name, path in paths.items():
-            if path not in done:
-                done[path] = _put(session, path, site)
-            inputs[name] = done[path]
-        mounts = {where: f"mount-{n}" for n, where in enumerate(local.mounts, 1)}
-        yield replace(task, inputs=inputs, file_mounts={**task.file_mounts, **mounts})
+    with TemporaryDirectory(prefix="suan-mounts-") as scratch:
+        plans = []
+        for number, (task, local) in enumerate(zip(read.tasks, read.local, strict=True)):
+            here = {where: _existing(folder, source, task.name) for where, source in local.mounts.items()}
+            mounts = _folders(here, Path(scratch) / str(number))
+            workdir = _existing(folder, local.workdir, task.name) if local.workdir else None
+            plans.append((task, mounts, workdir))
+        done: dict[Path, str] = {}
+        for task, mounts, workdir in plans:
+            inputs, mounted = dict(task.inputs), {}
+            sources: dict[str, str | Path] = {**task.file_mounts, **mounts}
+            for number, (where, source) in enumerate(sources.items(), 1):
+                mounted[where] = f"mount-{number}"
+                inputs[mounted[where]] = _artifact(session, source, site, done)
+            if workdir is not None:
+                inputs["workdir"] = _artifact(session, workdir, site, done)
+            yield replace(task, inputs=inputs, file_mounts=mounted)
+
+
+def _artifact(session: Session, source: str | Path, site: str, done: dict[Path, str]) -> str:
+    """The name of what is mounted: as it was given, or of the folder that is uploaded, once."""
+    if isinstance(source, str):
+        return source
+    if source not in done:
+        done[source] = _put(session, source, site)
+    return done[source]
+
+
+def _folders(here: dict[str, Path], scratch: Path) -> dict[str, Path]:
+    """The same mounts with folders only: single files are gathered by the folder that they are to appear in.
+
+    Raises: Refused `bad_mount` for a file that is to appear at the top, where the task's own folder is.
+    """
+    folders = {where: source for where, source in here.items() if source.is_dir()}
+    for where, source in here.items():
+        if source.is_dir():
+            continue
+        parent, name = posixpath.split(where)
+        if not parent.strip("~/.") or (parent in folders and not folders[parent].is_relative_to(scratch)):
+            raise Refused(
+                "bad_mount",
+                f"file_mounts: {where} cannot be placed",
+                hint="give the file a folder of its own, or use workdir",
+            )
+        gathered = folders.setdefault(parent, scratch / str(len(folders)))
+        gathered.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, gathered / name)
+    return folders
 
 
 def _existing(folder: Path, source: str, task: str) -> Path:
@@ -160,7 +195,7 @@ def _existing(folder: Path, source: str, task: str) -> Path:
 
 
 def _put(session: Session, path: Path, site: str) -> str:
-    """The artifact that a local folder became. Its name is made of its path: the same folder again is a new version."""
+    """The artifact that a local folder became, named by its path: the same folder again is a new version."""
     from suan.doors.cli.data import Meter
 
     meter = Meter(session, f"uploading {path.name}")

@@ -27,7 +27,7 @@ class _Table(BaseModel):
 
 
 class PoolTable(_Table):
-    """One `[[pool]]`. The accelerator CPU is this machine's kind. Cores and memory are this machine's where they are left out."""
+    """One `[[pool]]`. CPU is this machine's kind; cores and memory left out are its own."""
 
     name: str = Field(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     accelerator: str

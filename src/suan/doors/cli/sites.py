@@ -34,7 +34,7 @@ def sites(session: Session, context: click.Context, accelerators: bool) -> None:
 
 def _print_sites(found: list[Json]) -> None:
     rows = [
-        (site["name"], site["phase"], site.get("region"), site.get("engine"), pool["name"], pool["accelerator"],
+        (site["name"], site["phase"], site["region"], site["engine"], pool["name"], pool["accelerator"],
          f"{pool['nodes']}×{pool['devices_per_node']}", pool["devices"] - pool["used_devices"],
          render.cny(pool["machine_microyuan_per_device_h"]))
         for site in found
@@ -60,7 +60,8 @@ def _list_accelerators(session: Session) -> None:
 
     def say() -> None:
         rows = [
-            (k["name"], k["vendor"], k["device_class"], k["peak_tflops"].get("bf16"), k["memory_gib"], k["tdp_w"],
+            (k["name"], k["vendor"], k["device_class"], k["peak_tflops"].get("bf16"), k["memory_gib"],
+             k["tdp_w"],
              k["visible_env"], ", ".join(k["aliases"][:3]))
             for k in found
         ]  # fmt: skip

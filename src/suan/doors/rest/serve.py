@@ -3,10 +3,13 @@
 Knows sockets, uvicorn and when to stop. FOLDER/grid.json says where the grid answers, while it does.
 """
 
+import contextlib
 import json
 import os
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -57,12 +60,28 @@ def serve(config: GridConfig, on_ready: Callable[[str], None] = lambda url: None
 
             server = _Server(_settings(config, app), ready, app.state.parts.news.close)
             opened.start()
-            server.run(sockets=[listener])
+            with _signals_noted():
+                server.run(sockets=[listener])
         finally:
             note.unlink(missing_ok=True)
             opened.close()
     finally:
         listener.close()
+
+
+@contextlib.contextmanager
+def _signals_noted() -> Iterator[None]:
+    """uvicorn raises the signal that ended it once more, for whoever was there before: that must not end us here."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: None) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _settings(config: GridConfig, app: object) -> uvicorn.Config:
@@ -80,7 +99,8 @@ def _settings(config: GridConfig, app: object) -> uvicorn.Config:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol by name: asyncio switches Nagle's delay off only where it sees TCP, and answers take 40 ms else.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -20,14 +20,13 @@ FLUSH_S = 3.0
 class Meter:
     """Counters by (run, tenant). Used by one event loop at a time."""
 
-    def __init__(self, grid: Grid, flush_s: float = FLUSH_S) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._flush_s = flush_s
         self._counts: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         self._due: asyncio.Task[None] | None = None
 
     def add(self, run: str, tenant: str, tokens_in: int, tokens_out: int) -> None:
-        """One request more. Written within `flush_s`."""
+        """One request more. Written within FLUSH_S."""
         counts = self._counts[run, tenant]
         counts[0] += 1
         counts[1] += max(0, tokens_in)
@@ -56,5 +55,5 @@ class Meter:
         await self.flush()
 
     async def _later(self) -> None:
-        await asyncio.sleep(self._flush_s)
+        await asyncio.sleep(FLUSH_S)
         await self.flush()

@@ -1,4 +1,4 @@
-"""The verb quickstart: the order of things, what an interruption means, and how an earlier start is taken up again."""
+"""The verb quickstart: the order of things, what interruptions mean, how an earlier start is resumed."""
 
 import contextlib
 import fcntl
@@ -70,7 +70,8 @@ def quickstart(
                 summary = play.run(pipeline or root / "examples" / "poet" / "pipeline.yaml", keep=keep)
             except KeyboardInterrupt:
                 screen.say(
-                    "stopped, nothing is left running. Go on: make quickstart; start over: make quickstart ARGS=--fresh"
+                    "stopped, nothing is left running\n"
+                    "go on: make quickstart; start over: make quickstart ARGS=--fresh"
                 )
                 return 130
         if as_json:
@@ -89,7 +90,7 @@ class _Play:
         self._began_s = time.monotonic()
 
     def run(self, pipeline: Path, *, keep: bool) -> Json:
-        """The summary, written. Everything is stopped when this ends, unless it ended well and is to be kept."""
+        """The summary, written. Everything is stopped at the end, unless that is good and to be kept."""
         stay = False
         try:
             self._story.prepare(pipeline)
@@ -108,9 +109,8 @@ class _Play:
 
     def _run(self, *, keep: bool) -> Json:
         say = self._screen.say
-        say(
-            f"starting a grid and the sites {' and '.join(site.name for site in world.SITES)} below {self._state}"
-        )
+        names = " and ".join(site.name for site in world.SITES)
+        say(f"starting a grid and the sites {names} below {self._state}")
         client = self._machines.start()
         self._write_client_config(client)
         if (self._state / report.SUMMARY).exists():
@@ -118,9 +118,8 @@ class _Play:
             return read_json(self._state / report.SUMMARY)
         world.declare(client, self._root)
         for site in world.SITES:
-            say(
-                f"  {site.name}: {site.province}'s tariff, PUE {site.pue:g}, {site.machine_yuan_per_core_h} CNY a core-hour"
-            )
+            price = f"{site.machine_yuan_per_core_h} CNY a core-hour"
+            say(f"  {site.name}: {site.province}'s tariff, PUE {site.pue:g}, {price}")
         say(f"  link: {world.LINK_MBIT_PER_S:g} Mbit/s, {world.LINK_RTT_MS:g} ms, both ways")
         if not self._story.submission["jobs"]:
             self._story.put_data(client, self._root)
@@ -132,6 +131,7 @@ class _Play:
         if not keep and any(is_service(job) for job in jobs):
             say("\nstopping the service, so that its bill is whole")
             jobs = self._story.end_services(client, jobs)
+            self._story.wait_for_meter(client)
         self._write_counts()
         summary = report.summarise(client, jobs, {**read_json(self._state / "counts.json"), "poem": poem})
         say(heading("bill") + "\n" + report.whole_bill(client, summary))
@@ -179,7 +179,7 @@ def _stop(machines: Machines, screen: Screen) -> int:
 
 
 def _starts_over(folder: Path, again: str | None) -> bool:
-    """Whether to empty the folder: as told, else as answered on a terminal, else only when all was finished."""
+    """Whether to empty the folder: as told, else as answered on a terminal, else unless unfinished."""
     if again:
         return again == "fresh"
     unfinished = (folder / "submission.json").exists() and not (folder / report.SUMMARY).exists()

@@ -94,7 +94,7 @@ class Machines:
         return bool(dead)
 
     def stop(self) -> list[str]:
-        """Ends the agents, which end their runs, then the grid; says what had to be killed. Nothing is left running."""
+        """Ends the agents, which end their runs, then the grid; what had to be killed. Nothing is left."""
         killed = []
         agents = [name for name in self._running if name != "grid"]
         for name in agents:

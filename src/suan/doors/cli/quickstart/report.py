@@ -87,16 +87,17 @@ def write_summary(state: Path, summary: Json) -> Path:
 def summary_text(summary: Json) -> str:
     """The stages as a table, then the totals."""
     rows = [
-        (s["stage"], s["site"], s["phase"], s["seconds"], s["device_s"], f"{s['kwh']:.6f}", s["energy_source"],
+        (s["stage"], s["site"], s["phase"], s["seconds"], f"{s['device_s']:g}",
+         f"{s['kwh']:.6f}", s["energy_source"],
          f"{s['cost_microyuan'] / 1e6:.6f}", metrics_text(dict(list(s["metrics"].items())[:2])))
         for s in summary["stages"]
     ]  # fmt: skip
     headings = ("stage", "site", "phase", "seconds", "device-s", "kWh", "kWh are", "CNY", "metrics")
     totals = summary["totals"]
-    said = (
-        f"{totals['device_s']} device-seconds, {totals['kwh']:.6f} kWh, {totals['moved_bytes']} bytes moved, "
-        f"{totals['cost_microyuan'] / 1e6:.6f} CNY; {summary['wall_s']:.0f} s in all, {summary['restarts']} restarts"
-    )
+    money = f"{totals['cost_microyuan'] / 1e6:.6f} CNY"
+    used = f"{totals['device_s']:g} device-seconds, {totals['kwh']:.6f} kWh"
+    took = f"{summary['wall_s']:.0f} s in all, {summary['restarts']} restarts"
+    said = f"{used}, {totals['moved_bytes']} bytes moved, {money}; {took}"
     return (
         f"{render.table(headings, rows, right='seconds device-s kWh CNY')}\n{render.paint(said, render.BOLD)}"
     )

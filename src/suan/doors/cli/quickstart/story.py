@@ -24,6 +24,7 @@ Json = dict[str, Any]
 POLL_S = 0.4
 _AWAY_S = 120.0
 _ARRIVAL_S = 120.0
+_METER_S = 8.0
 
 
 class Story:
@@ -170,6 +171,18 @@ class Story:
             time.sleep(POLL_S if len(ended) < len(names) else 0)
         return [ended[name] for name in names]
 
+    def wait_for_meter(self, client: Client) -> None:
+        """Until the requests of the poem are in the bill: they are counted, and written every few seconds."""
+        deadline_s = time.monotonic() + _METER_S
+        while time.monotonic() < deadline_s:
+            self._machines.watch()
+            try:
+                if client.bill()["requests"]:
+                    return
+            except NotNow:
+                pass
+            time.sleep(POLL_S)
+
 
 def is_service(job: Json) -> bool:
     return bool(job["task"].get("replicas"))
@@ -181,5 +194,5 @@ def _settled(job: Json) -> bool:
 
 
 def _stage_failed(job: Json) -> Refused:
-    hint = f"suan logs {job['id']}, after: make quickstart ARGS='--resume --keep'; start over: make quickstart ARGS=--fresh"
-    return Refused("stage_failed", f"{job['task']['name']} {job['phase']}: {job['outcome']}", hint=hint)
+    what = f"{job['task']['name']} {job['phase']}: {job['outcome']}"
+    return Refused("stage_failed", what, hint="start over: make quickstart ARGS=--fresh")

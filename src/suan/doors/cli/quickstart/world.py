@@ -14,7 +14,9 @@ from suan.grid.error import Refused
 from suan.grid.site import Tariff
 
 LINK_MBIT_PER_S = 100.0
-LINK_RTT_MS = 30.0  # Shanghai to Guizhou is 1,500 km as the crow flies: 15 ms of light in fibre, and as much for the routers
+LINK_RTT_MS = (
+    30.0  # Shanghai to Guizhou is 1,500 km: 15 ms of light in fibre, as much again for detours and routers
+)
 LINK_YUAN_PER_GB = (
     0.05  # assumption: a leased line's month spread over what it could carry at a third of its rate
 )
@@ -40,7 +42,7 @@ EAST = DeclaredSite(
     province="Shanghai",
     pue=1.4,
     machine_yuan_per_core_h=0.10,
-    price_basis="assumption: the order of an eastern cloud's price of a general-purpose core, electricity taken out",
+    price_basis="assumption: the order of a cloud's price of a general-purpose core, electricity taken out",
 )
 WEST = DeclaredSite(
     name="west",

@@ -36,7 +36,12 @@ def test_writing_tasks_imports_nothing_heavy() -> None:
         "import sys; from suan.recipes import RECIPES, recipe_task; [recipe_task(s, {}) for s in RECIPES];"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 @pytest.mark.parametrize("stage", RECIPES)
@@ -57,7 +62,9 @@ def test_every_argument_is_described(stage: str) -> None:
         ("corpus", {"where": {"form": 3}}, "bad_recipe_args", "with.where"),
     ],
 )
-def test_wrong_arguments_are_refused_with_the_nearest_name(stage: str, args: dict, code: str, hint: str) -> None:
+def test_wrong_arguments_are_refused_with_the_nearest_name(
+    stage: str, args: dict, code: str, hint: str
+) -> None:
     with pytest.raises(Refused) as refused:
         recipe_task(stage, args)
     assert refused.value.code == code

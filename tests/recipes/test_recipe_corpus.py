@@ -8,12 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 from opencc import OpenCC
+from tiny_stages import EXAMPLES
 
 from suan.recipes.corpus import Args, Ledger, clean_pages, held_out, poem
 from suan.recipes.duplicates import exact_duplicates, near_duplicates
 from suan.recipes.pages import judge_lines, normal_form, plain_text, split_lines
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 PROSE = "绝句是最短的格律诗，五言二十个字，七言二十八个字，诗人只能把一个瞬间交给读者。"
 
 
@@ -27,7 +27,9 @@ def reason(line: str) -> str | None:
         PROSE,
         "“何处是归程？”他问。",
         "他买过一次彩票，没有中，从此再也不提这件事，倒是每天照旧去河边散步看书，过得很安静。",
-        "登录之后的第一件事是读完整本手册，" + "它讲得很细，从安装到维护，每一步都配有图，也说明了为什么要这样做，" * 3 + "值得。",
+        "登录之后的第一件事是读完整本手册，"
+        + "它讲得很细，从安装到维护，每一步都配有图，也说明了为什么要这样做，" * 4
+        + "值得。",
         "The best test of such rules is to read a hundred of the lines that were thrown away.",
         "床前明月光，疑是地上霜。",
     ],
@@ -90,7 +92,10 @@ def test_a_sentence_on_three_pages_is_boilerplate_but_a_page_and_its_copies_are_
         "算盘的好处在于把数字变成了看得见、摸得着的位置，珠子拨上去是加，拨下来是减。",
         "清明之前，山里的茶树刚刚冒出嫩芽，采茶的人天不亮就上山了，雾气很重，衣服都湿透了。",
     ]
-    pages = [{"source": f"p{index}", "text": f"{body}\n{notice}"} for index, body in enumerate([*bodies, bodies[0], bodies[0]])]
+    pages = [
+        {"source": f"p{index}", "text": f"{body}\n{notice}"}
+        for index, body in enumerate([*bodies, bodies[0], bodies[0]])
+    ]
     ledger = Ledger()
     kept = clean_pages(pages, Args(min_chars=20), ledger)
     assert [page["text"] for page in kept] == bodies
@@ -99,7 +104,12 @@ def test_a_sentence_on_three_pages_is_boilerplate_but_a_page_and_its_copies_are_
 
 
 def test_poems_become_chats_and_broken_verse_does_not() -> None:
-    record = {"title": "静夜思", "author": "李白", "form": "五言绝句", "lines": ["床前明月光\uff0c疑是地上霜。", "举头望明月\uff0c低头思故乡。"]}
+    record = {
+        "title": "静夜思",
+        "author": "李白",
+        "form": "五言绝句",
+        "lines": ["床前明月光\uff0c疑是地上霜。", "举头望明月\uff0c低头思故乡。"],
+    }
     made = poem(record, "写一首{form}\uff1a{title}")
     assert made and made["messages"][0]["content"] == "写一首五言绝句\uff1a静夜思"
     assert made["text"].startswith("《静夜思》李白\n床前明月光")
@@ -127,11 +137,21 @@ def test_the_stage_writes_shards_and_an_account(corpus: Path) -> None:
 
 def test_the_same_input_gives_the_same_bytes(corpus: Path, tmp_path: Path, run_stage) -> None:
     done = run_stage(
-        "corpus", "--input", f"poems={EXAMPLES}/data/tang-poems", "--input", f"pages={EXAMPLES}/data/raw-pages",
-        "--output", tmp_path, where={"form": ["五言绝句"]}, max_records=600, valid_ratio=0.1,
-    )  # fmt: skip
+        "corpus",
+        "--input",
+        f"poems={EXAMPLES}/data/tang-poems",
+        "--input",
+        f"pages={EXAMPLES}/data/raw-pages",
+        "--output",
+        tmp_path,
+        where={"form": ["五言绝句"]},
+        max_records=600,
+        valid_ratio=0.1,
+    )
     assert done.returncode == 0, done.stderr
-    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == {f.name: f.read_bytes() for f in corpus.iterdir()}
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == {
+        f.name: f.read_bytes() for f in corpus.iterdir()
+    }
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, run_stage) -> None:
@@ -143,4 +163,6 @@ def test_the_example_pages_are_what_their_script_writes(tmp_path: Path) -> None:
     script = EXAMPLES / "webpages" / "make_pages.py"
     subprocess.run([sys.executable, script, tmp_path], check=True)
     kept = EXAMPLES / "data" / "raw-pages"
-    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == {f.name: f.read_bytes() for f in kept.iterdir()}
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == {
+        f.name: f.read_bytes() for f in kept.iterdir()
+    }

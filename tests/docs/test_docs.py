@@ -1,0 +1,307 @@
+"""The documentation, run: links resolve, task files parse, and the commands of tutorial and how-tos do what the
+page shows, with real processes.
+
+A page is read from top to bottom. Its fenced blocks mean:
+
+    ```LANGUAGE file=NAME       the reader saves this file
+    ```yaml …                   a task file; it must parse
+    ```console                  `$ ` lines are typed, the rest is shown; `...` leaves something out
+    ```console in-background    the same in a terminal of its own, left running
+
+Lines shown are looked for one by one in what the command printed, in any order and with any spacing. Job ids differ
+from run to run: the first time a page shows one, it takes the place of the one that was printed.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from suan.doors.taskfile import read_tasks
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    path for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md")] if path.is_file()
+)
+RUN_FROM_NOTHING = [DOCS / "tutorial" / "first-run.md"]
+RUN_ON_TWO_SITES = sorted((DOCS / "how-to").glob("*.md"))
+
+_FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)|!\[[^\]]*\]\((?P<image>[^)\s]+)\)")
+_EXIT_CODE = re.compile(r"\s+# exit code (\d+)$")
+_JOB = re.compile(r"\bj\d+\b")
+_COMMAND_S = 60.0
+_START_S = 30.0
+
+
+class Block(NamedTuple):
+    language: str
+    flags: tuple[str, ...]
+    body: str
+
+    @property
+    def file(self) -> str:
+        return next((flag.removeprefix("file=") for flag in self.flags if flag.startswith("file=")), "")
+
+
+class Step(NamedTuple):
+    """A line to type and the lines that the page shows after it."""
+
+    command: str
+    exit_code: int
+    shown: tuple[str, ...]
+
+
+def blocks(page: Path) -> list[Block]:
+    found = []
+    for match in _FENCE.finditer(page.read_text("utf-8")):
+        words = match["info"].split()
+        found.append(Block(words[0] if words else "", tuple(words[1:]), match["body"]))
+    return found
+
+
+def steps(body: str) -> Iterator[Step]:
+    for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
+        command, *shown = part.rstrip("\n").split("\n")
+        code = _EXIT_CODE.search(command)
+        yield Step(_EXIT_CODE.sub("", command), int(code[1]) if code else 0, tuple(filter(None, shown)))
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+# ---------------------------------------------------------------- pages as text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_resolve(page: Path) -> None:
+    prose = _FENCE.sub("", page.read_text("utf-8"))
+    targets = [match["target"] or match["image"] for match in _LINK.finditer(prose)]
+    local = [target.partition("#") for target in targets if not re.match(r"[a-z]+:", target)]
+    missing = [path for path, _, _ in local if path and not (page.parent / path).exists()]
+    assert not missing, f"{name_of(page)} links to {missing}"
+    for path, _, anchor in local:
+        target = page.parent / path if path else page
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), f"{name_of(page)}: {path}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings as GitHub names them."""
+    heads = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+TASKS = [
+    pytest.param(block.body, id=f"{name_of(page)}-{number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page), 1)
+    if block.language == "yaml"
+]
+
+
+@pytest.mark.parametrize("text", TASKS)
+def test_every_task_in_the_documentation_is_read(text: str) -> None:
+    assert read_tasks(text, source="page", now_s=1_800_000_000).tasks
+
+
+def test_what_architecture_names_exists() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.(?:py|toml|md))?)`", text))
+    assert len(named) > 25, "ARCHITECTURE.md is a map of files"
+    places = (ROOT, ROOT / "src" / "suan")
+    assert [path for path in sorted(named) if not any((place / path).exists() for place in places)] == []
+    folders = {path.name for path in (ROOT / "src" / "suan").iterdir() if (path / "__init__.py").exists()}
+    assert {folder for folder in folders if f"`{folder}/`" not in text} == set(), "folders the map leaves out"
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "CONTRIBUTING.md"])
+def test_make_targets_that_are_named_exist(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)", text))
+    assert {"quickstart", "test"} <= named
+    assert named <= targets
+
+
+def test_every_page_can_be_found_from_the_index() -> None:
+    index = (DOCS / "README.md").read_text("utf-8")
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} - {"README.md"}
+    assert {page for page in pages if f"({page})" not in index} == set()
+
+
+# ---------------------------------------------------------------- pages as programs
+
+
+class Reader:
+    """Somebody who types what a page says, in an empty folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self.job_ids: dict[str, str] = {}
+        self._terminals: list[subprocess.Popen[bytes]] = []
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SUAN_")}
+        self._env = kept | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "SUAN_CONFIG": str(folder / "client.json"),
+            "SUAN_GRID_PORT": str(self.port),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+        }
+
+    def follow(self, page: Path) -> None:
+        for block in blocks(page):
+            if block.file:
+                (self.folder / block.file).write_text(self._as_here(block.body), "utf-8")
+            elif block.language == "console":
+                for step in steps(block.body):
+                    if "in-background" in block.flags:
+                        self.start(step.command)
+                    else:
+                        self._do(step)
+                if "in-background" in block.flags:
+                    self.wait_for_sites()
+
+    def _do(self, step: Step) -> None:
+        done = self.type(step.command)
+        said = f"$ {step.command}\n{done.stdout}"
+        assert done.returncode == step.exit_code, f"exit code {done.returncode}\n{said}"
+        for line in step.shown:
+            match = re.search(self._pattern(line), done.stdout)
+            assert match, f"the page shows {line!r}\n{said}"
+            self.job_ids |= {name: found for name, found in match.groupdict().items() if found}
+
+    def type(self, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", self._as_here(command)],
+            cwd=self.folder,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_COMMAND_S,
+            check=False,
+        )
+
+    def start(self, command: str) -> None:
+        """Types it in a terminal of its own."""
+        with open(self.folder / f"terminal-{len(self._terminals)}.log", "wb") as log:
+            self._terminals.append(
+                subprocess.Popen(
+                    ["bash", "-c", f"exec {self._as_here(command)}"],
+                    cwd=self.folder,
+                    env=self._env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+
+    def wait_for_sites(self) -> None:
+        """Until every site whose agent was started is ready and has said which pools it has."""
+        deadline_s = time.monotonic() + _START_S
+        while len(re.findall(r" ready .* CPU-", self.type("suan sites").stdout)) < len(self._terminals):
+            logs = [path.read_text("utf-8", "replace") for path in self.folder.glob("terminal-*.log")]
+            assert time.monotonic() < deadline_s, f"{self.type('suan sites').stdout}\n{logs}"
+            time.sleep(0.2)
+
+    def leave(self) -> None:
+        """Ctrl-C everywhere, and `suan down`; waits until all has ended."""
+        for terminal in self._terminals:
+            if terminal.poll() is None:
+                terminal.send_signal(signal.SIGINT)
+        for terminal in self._terminals:
+            try:
+                terminal.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                terminal.kill()
+                terminal.wait()
+        self.type("suan down")
+
+    def _as_here(self, text: str) -> str:
+        """With the port and the job ids that this reader has."""
+        text = text.replace("8700", str(self.port))
+        return _JOB.sub(lambda match: self.job_ids.get(match[0], match[0]), text)
+
+    def _pattern(self, line: str) -> str:
+        """A shown line as what to look for."""
+        parts = []
+        for word in line.replace("...", " ... ").split():
+            if word == "...":
+                parts.append(r"[^\n]*")
+                continue
+            pattern, end = "", 0
+            for match in _JOB.finditer(word):
+                known = self.job_ids.get(match[0])
+                named = any(f"(?P<{match[0]}>" in part for part in [*parts, pattern])
+                new = rf"(?P={match[0]})" if named else rf"(?P<{match[0]}>j\d+)"
+                pattern += re.escape(word[end : match.start()].replace("8700", str(self.port))) + (
+                    re.escape(known) if known else new
+                )
+                end = match.end()
+            parts.append(pattern + re.escape(word[end:].replace("8700", str(self.port))))
+        return r"[^\S\n]*".join(parts)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    somebody = Reader(tmp_path)
+    yield somebody
+    somebody.leave()
+
+
+SITE = """
+site = "{name}"
+url = "http://127.0.0.1:{port}"
+state = "state/{name}"
+region = "cn-{name}"
+[[pool]]
+name = "cpu"
+accelerator = "CPU"
+devices_per_node = 2
+machine_yuan_per_device_h = 0.1
+"""
+
+
+@pytest.fixture
+def reader_with_sites(reader: Reader) -> Reader:
+    """A grid with the sites east and west, ready, as most how-tos assume."""
+    assert reader.type("suan up --detach").returncode == 0
+    for name in ("east", "west"):
+        (reader.folder / f"{name}.toml").write_text(SITE.format(name=name, port=reader.port), "utf-8")
+        token = reader.type(f"suan join-token {name} 2>/dev/null").stdout.strip()
+        reader.start(f"suan join --config {name}.toml --token {token}")
+    reader.wait_for_sites()
+    return reader
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN_FROM_NOTHING, ids=name_of)
+def test_the_tutorial_runs(page: Path, reader: Reader) -> None:
+    reader.follow(page)
+    assert reader.job_ids, "the tutorial runs a job"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN_ON_TWO_SITES, ids=name_of)
+def test_a_how_to_runs(page: Path, reader_with_sites: Reader) -> None:
+    reader_with_sites.follow(page)
