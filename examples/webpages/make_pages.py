@@ -7,6 +7,7 @@ Needs opencc. Every kind of noise here was met on real pages; the words are ours
 
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from articles import ARTICLES
@@ -122,7 +123,7 @@ def destroyed(text: str, draw: random.Random) -> str:
 
 
 def page(
-    title: str, paragraphs: list[str], *, top: list[str], bottom: list[str], language: str = "zh"
+    title: str, paragraphs: list[str], top: list[str], bottom: list[str], *, language: str = "zh"
 ) -> str:
     """HTML as it comes off the wire."""
     block = "".join(f'<div class="nav"><a href="#">{line}</a></div>\n' for line in top)
@@ -130,71 +131,68 @@ def page(
     body = "".join(f"<p>&nbsp;&nbsp;{paragraph}</p>\n" for paragraph in paragraphs)
     return (
         f'<!DOCTYPE html>\n<html lang="{language}"><head><meta charset="utf-8"><title>{title}</title>\n'
-        "<style>.nav{color:red;margin:0}</style><script>var id=1; function go(){document.write('x')}</script></head>\n"
+        "<style>.nav{color:red;margin:0}</style>"
+        "<script>var id=1; function go(){document.write('x')}</script></head>\n"
         f"<body>\n<!-- top -->{block}<h1>{title}</h1>\n{body}{end}"
         "<script>window.stat={page:1};</script></body></html>\n"
     )
+
+
+def ordinary(draw: random.Random) -> Iterator[tuple[str, str]]:
+    """Every article once, among navigation and teasers; every second one with spam above it."""
+    chinese = [key for key, (title, _) in ARTICLES.items() if "一" <= title[0] <= "鿿"]
+    for number, key in enumerate(chinese):
+        spam = [SPAM[number % 4], SPAM[(number + 1) % 4]] if number % 2 else []
+        bottom = [*draw.sample(HOT, 4), COMMENT, *FOOTER]
+        yield f"{number:02d}-{key}.html", page(*ARTICLES[key], [NAVIGATION[0], NAVIGATION[2], *spam], bottom)
+    for key in ("cleaning", "trains"):
+        top = ["Home | News | Sport | Culture | About | Contact", "Home > Blog > Article"]
+        yield f"en-{key}.html", page(*ARTICLES[key], top, ENGLISH_FOOTER, language="en")
+
+
+def copies() -> Iterator[tuple[str, str]]:
+    """One article again: elsewhere word for word, and once more with a few words changed."""
+    title, paragraphs = ARTICLES["printing"]
+    yield "copy-exact.html", page(title, paragraphs, [NAVIGATION[1]], [COMMENT, *FOOTER])
+    edited = [text.replace("许多种样子", "很多种样子").replace("集市上", "市集上") for text in paragraphs]
+    yield "copy-near.html", page(title, edited, [NAVIGATION[1], SPAM[2]], [*HOT[:3], *FOOTER])
+
+
+def hacked(draw: random.Random) -> Iterator[tuple[str, str]]:
+    """Traditional characters with pinyin spliced in, spam at both ends; and one destroyed."""
+    for key in ("tea", "canal"):
+        title, paragraphs = ARTICLES[key]
+        extra = [f"{paragraph[:-1]}，这是旧日志里记下的话。" for paragraph in ARTICLES["abacus"][1][:1]]
+        texts = [spliced(paragraph) for paragraph in [*paragraphs[::-1], *extra]]
+        yield f"hacked-{key}.html", page(spliced(title), texts, SPAM, [*SPAM[::-1], *FOOTER])
+    broken = [destroyed(paragraph, draw) for paragraph in ARTICLES["moon"][1]]
+    yield "hacked-destroyed.html", page("月", broken, SPAM[:2], FOOTER)
+
+
+def worthless() -> Iterator[tuple[str, str]]:
+    """Nothing but spam, nothing but links, a language nobody asked for; and a note with wide letters."""
+    yield "spam-only.html", page("彩票开奖", SPAM * 3, NAVIGATION, FOOTER)
+    yield "links-only.html", page("网站地图", HOT, NAVIGATION, FOOTER)
+    french = [
+        "Le soir tombait sur la rivière et les bateliers rentraient lentement vers le village, sans parler.",
+        "Personne ne savait encore que le pont serait fermé le lendemain, ni pour combien de temps.",
+    ]
+    top = ["Accueil | Actualités | Culture | Contact"]
+    yield "fr-river.html", page("La rivière", french, top, [], language="fr")
+    wide = (
+        "ＡＩ模型在２０２５年也开始学写绝句。\u200b它读过几万首诗，知道第五个字之后要有一个逗号，"
+        "却未必知道为什么要停在那里，这一点和初学的人很像。"
+    )
+    again = wide.replace("绝句", "律诗")[:-1] + "；不过它写得快。"
+    yield "note.txt", "\n".join([NAVIGATION[1], SPAM[0], wide, again, FOOTER[2]])
 
 
 def make(folder: Path) -> None:
     """Writes the pages; the same ones every time."""
     draw = random.Random(7)
     folder.mkdir(parents=True, exist_ok=True)
-
-    def write(name: str, text: str) -> None:
+    for name, text in (*ordinary(draw), *copies(), *hacked(draw), *worthless()):
         (folder / name).write_text(text, encoding="utf-8")
-
-    chinese = [key for key, (title, _) in ARTICLES.items() if "一" <= title[0] <= "鿿"]
-    for number, key in enumerate(chinese):
-        title, paragraphs = ARTICLES[key]
-        top = [
-            NAVIGATION[0],
-            NAVIGATION[2],
-            *([SPAM[number % 4], SPAM[(number + 1) % 4]] if number % 2 else []),
-        ]
-        write(
-            f"{number:02d}-{key}.html",
-            page(title, paragraphs, top=top, bottom=[*draw.sample(HOT, 4), COMMENT, *FOOTER]),
-        )
-    for key in ("cleaning", "trains"):
-        title, paragraphs = ARTICLES[key]
-        top = ["Home | News | Sport | Culture | About | Contact", "Home > Blog > Article"]
-        write(f"en-{key}.html", page(title, paragraphs, top=top, bottom=ENGLISH_FOOTER, language="en"))
-    # The same article again: elsewhere word for word, and once more with a few words changed.
-    title, paragraphs = ARTICLES["printing"]
-    write("copy-exact.html", page(title, paragraphs, top=[NAVIGATION[1]], bottom=[COMMENT, *FOOTER]))
-    edited = [
-        paragraph.replace("许多种样子", "很多种样子").replace("集市上", "市集上") for paragraph in paragraphs
-    ]
-    write("copy-near.html", page(title, edited, top=[NAVIGATION[1], SPAM[2]], bottom=[*HOT[:3], *FOOTER]))
-    # Hacked pages: traditional characters with pinyin spliced in, spam at both ends, a destroyed paragraph.
-    for key in ("tea", "canal"):
-        title, paragraphs = ARTICLES[key]
-        extra = [f"{paragraph[:-1]}，这是旧日志里记下的话。" for paragraph in ARTICLES["abacus"][1][:1]]
-        texts = [spliced(paragraph) for paragraph in [*paragraphs[::-1], *extra]]
-        write(f"hacked-{key}.html", page(spliced(title), texts, top=SPAM, bottom=[*SPAM[::-1], *FOOTER]))
-    broken = [destroyed(paragraph, draw) for paragraph in ARTICLES["moon"][1]]
-    write("hacked-destroyed.html", page("月", broken, top=SPAM[:2], bottom=FOOTER))
-    write("spam-only.html", page("彩票开奖", SPAM * 3, top=NAVIGATION, bottom=FOOTER))
-    write("links-only.html", page("网站地图", HOT, top=NAVIGATION, bottom=FOOTER))
-    french = [
-        "Le soir tombait sur la rivière et les bateliers rentraient lentement vers le village, sans se parler.",
-        "Personne ne savait encore que le pont serait fermé le lendemain, ni pour combien de temps.",
-    ]
-    write(
-        "fr-river.html",
-        page(
-            "La rivière", french, top=["Accueil | Actualités | Culture | Contact"], bottom=[], language="fr"
-        ),
-    )
-    title, paragraphs = ARTICLES["quatrain"]
-    wide = "ＡＩ模型在２０２５年也开始学写绝句。\u200b它读过几万首诗，知道第五个字之后要有一个逗号，却未必知道为什么要停在那里，这一点和初学的人很像。"
-    write(
-        "note.txt",
-        "\n".join(
-            [NAVIGATION[1], SPAM[0], wide, wide.replace("绝句", "律诗")[:-1] + "；不过它写得快。", FOOTER[2]]
-        ),
-    )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from engine_site import EngineSite, open_local, processes_of
+from simulated_site import SimulatedOpener
 
 from suan.ports import Engine
 
 # name -> (opens the engine on a folder, what it can do beyond the port)
 ENGINES: dict[str, tuple[Callable[[Path], Engine], frozenset[str]]] = {
     "local": (open_local, frozenset({"processes", "devices"})),
+    "simulated": (SimulatedOpener(), frozenset({"devices"})),  # its time is the suite's, so no process runs
 }
 
 
@@ -25,7 +27,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EngineSite]
     needed = {name for mark in request.node.iter_markers("needs") for name in mark.args}
     if missing := needed - abilities:
         pytest.skip(f"{request.param} has no {', '.join(sorted(missing))}")
-    site = EngineSite(request.param, tmp_path / "engine", abilities, opener)
+    pass_time = getattr(opener, "pass_time", time.sleep)
+    site = EngineSite(request.param, tmp_path / "engine", abilities, opener, pass_time)
     yield site
     site.clean()
     deadline_s = time.monotonic() + 10

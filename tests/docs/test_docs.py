@@ -1,5 +1,5 @@
-"""The documentation, run: links resolve, task files parse, and the commands of tutorial and how-tos do what the
-page shows, with real processes.
+"""The documentation, run: links resolve, task files parse, and the commands of tutorial and how-tos do what
+the page shows, with real processes.
 
 A page is read from top to bottom. Its fenced blocks mean:
 
@@ -8,8 +8,8 @@ A page is read from top to bottom. Its fenced blocks mean:
     ```console                  `$ ` lines are typed, the rest is shown; `...` leaves something out
     ```console in-background    the same in a terminal of its own, left running
 
-Lines shown are looked for one by one in what the command printed, in any order and with any spacing. Job ids differ
-from run to run: the first time a page shows one, it takes the place of the one that was printed.
+Lines shown are looked for one by one in what the command printed, in any order and with any spacing. Job ids
+differ from run to run: the first time a page shows one, it stands for the one that was printed there.
 """
 
 import os
@@ -29,9 +29,7 @@ from suan.doors.taskfile import read_tasks
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted(
-    path for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md")] if path.is_file()
-)
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 RUN_FROM_NOTHING = [DOCS / "tutorial" / "first-run.md"]
 RUN_ON_TWO_SITES = sorted((DOCS / "how-to").glob("*.md"))
 
@@ -213,7 +211,9 @@ class Reader:
     def wait_for_sites(self) -> None:
         """Until every site whose agent was started is ready and has said which pools it has."""
         deadline_s = time.monotonic() + _START_S
-        while len(re.findall(r" ready .* CPU-", self.type("suan sites").stdout)) < len(self._terminals):
+        while len(re.findall(r" (?:ready|draining) .* CPU-", self.type("suan sites").stdout)) < len(
+            self._terminals
+        ):
             logs = [path.read_text("utf-8", "replace") for path in self.folder.glob("terminal-*.log")]
             assert time.monotonic() < deadline_s, f"{self.type('suan sites').stdout}\n{logs}"
             time.sleep(0.2)
@@ -282,16 +282,27 @@ machine_yuan_per_device_h = 0.1
 """
 
 
-@pytest.fixture
-def reader_with_sites(reader: Reader) -> Reader:
-    """A grid with the sites east and west, ready, as most how-tos assume."""
-    assert reader.type("suan up --detach").returncode == 0
+@pytest.fixture(scope="module")
+def shared_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A reader with a grid and the sites east and west."""
+    somebody = Reader(tmp_path_factory.mktemp("how-to"))
+    assert somebody.type("suan up --detach").returncode == 0
     for name in ("east", "west"):
-        (reader.folder / f"{name}.toml").write_text(SITE.format(name=name, port=reader.port), "utf-8")
-        token = reader.type(f"suan join-token {name} 2>/dev/null").stdout.strip()
-        reader.start(f"suan join --config {name}.toml --token {token}")
-    reader.wait_for_sites()
-    return reader
+        (somebody.folder / f"{name}.toml").write_text(SITE.format(name=name, port=somebody.port), "utf-8")
+        token = somebody.type(f"suan join-token {name} 2>/dev/null").stdout.strip()
+        somebody.start(f"suan join --config {name}.toml --token {token}")
+    yield somebody
+    somebody.leave()
+
+
+@pytest.fixture
+def reader_with_sites(shared_reader: Reader) -> Reader:
+    """That reader, its grid up and its sites ready, as the how-tos assume."""
+    if shared_reader.type("suan sites").returncode:
+        assert shared_reader.type("suan up --detach").returncode == 0
+    shared_reader.wait_for_sites()
+    shared_reader.job_ids.clear()
+    return shared_reader
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A small grid for the doors' tests: two sites that report, a store and logs in a folder, a key of every role."""
+"""A small grid for the doors' tests: two sites that report, a store and logs, a key of every role."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ class SetClock:
 
 
 class World:
-    """Keys: admin, operator (tenant default), alice and bob (members of their tenants), viewer (of alice's)."""
+    """Keys: admin, operator (tenant default), alice and bob (members of theirs), viewer (of alice's)."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = SetClock()

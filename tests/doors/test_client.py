@@ -1,4 +1,4 @@
-"""The Python client: light, stubborn where that is safe, and careful with folders; and the grid as `serve` runs it."""
+"""The Python client: light, stubborn where that is safe, careful with folders; and the grid as it is run."""
 
 import http.server
 import json
@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -81,10 +81,10 @@ def test_names_cannot_change_the_path(world: World) -> None:
 
 
 class _Flaky(http.server.BaseHTTPRequestHandler):
-    """Breaks the connection of the first two requests, and closes kept-alive ones after each answer unasked."""
+    """Breaks the connection of the first two requests, and closes kept-alive ones without saying so."""
 
     protocol_version = "HTTP/1.1"
-    asked: list[tuple[str, str | None]] = []
+    asked: ClassVar[list[tuple[str, str | None]]] = []
     break_first = 2
 
     def _serve(self) -> None:
@@ -258,7 +258,8 @@ class Served:
 
     def __init__(self, folder: Path) -> None:
         code = (
-            "import sys; from suan.control.config import read_config; from suan.doors.rest.serve import serve;"
+            "import sys; from suan.control.config import read_config;"
+            "from suan.doors.rest.serve import serve;"
             "serve(read_config(folder=sys.argv[1], port=0))"
         )
         self.folder = folder
@@ -273,6 +274,7 @@ class Served:
         return self.process.wait(20)
 
 
+@pytest.mark.slow
 def test_a_grid_survives_being_killed_and_stops_when_told(tmp_path: Path) -> None:
     state = tmp_path / "state"
     first = Served(state)

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible socket against an engine on loopback that speaks OpenAI's protocol, and the official client."""
+"""The OpenAI-compatible socket: the official client on one side, an engine on loopback on the other."""
 
 import asyncio
 import json
@@ -60,8 +60,8 @@ class Upstream:
             "message": {"role": "assistant", "content": "".join(WORDS)},
         }
         return JSONResponse(
-            {"id": "c1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice],
-             "usage": USAGE}
+            {"id": "c1", "object": "chat.completion", "created": 1, "model": body["model"],
+             "choices": [choice], "usage": USAGE}
         )  # fmt: skip
 
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[bytes]:

@@ -194,7 +194,7 @@ def test_lost_reports_and_answers_change_nothing(world: World) -> None:
             f'echo {index} | tee "$SUAN_OUTPUT_D/x"; echo ran >> {world.folder}/ran-{index}',
             outputs={"d": f"dataset:d{index}"},
         )
-        for index in range(24)
+        for index in range(16)
     ]
     ended = world.ended(*world.submit(*tasks), within_s=60)
     assert {job.phase for job in ended} == {"succeeded"}

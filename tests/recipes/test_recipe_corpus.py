@@ -74,7 +74,8 @@ def test_width_is_normal_and_chinese_punctuation_stays() -> None:
 
 
 def test_html_gives_lines_without_scripts_and_with_entities() -> None:
-    page = "<html><head><title>t</title><style>p{}</style></head><p>&nbsp;甲&amp;乙<b>丙</b></p><script>x()</script><p>丁\n戊</p>"
+    head = "<html><head><title>t</title><style>p{}</style></head>"
+    page = head + "<p>&nbsp;甲&amp;乙<b>丙</b></p><script>x()</script><p>丁\n戊</p>"
     assert [line.strip() for line in plain_text(page).split("\n") if line.strip()] == ["甲&乙丙", "丁戊"]
 
 

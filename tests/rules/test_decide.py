@@ -285,3 +285,17 @@ def test_a_task_after_another_waits_for_its_success_and_fails_with_it() -> None:
     check(grid, f"end {four} failed: its input will not come: job {three} (three) stopped")
     with pytest.raises(Refused, match="no earlier task"):
         grid.submit(task("five", after=("six",)))
+
+
+def test_a_draining_site_stays_so_through_silence_and_return() -> None:
+    grid = Scenario().site("west", "H100-SXM 1x8")
+    grid.tell(f.SiteDraining(at_s=grid.now_s, site="west"), f.SiteSilent(at_s=grid.now_s, site="west"))
+    grid.tell(f.SiteHeard(at_s=grid.now_s, site="west"))
+    (job,) = grid.submit(task())
+    check(grid, f"wait {job}: no_site")
+    grid.tell(
+        f.SiteFenced(at_s=grid.now_s, site="west"), f.SiteReturned(at_s=grid.now_s, site="west", epoch=2)
+    )
+    check(grid, f"wait {job}: no_site")
+    grid.tell(f.SiteDraining(at_s=grid.now_s, site="west", draining=False))
+    check(grid, f"place {job} at west/p0 on 1")

@@ -1,4 +1,5 @@
-"""Small worlds and arrivals drawn from a seed, for safety under faults: pipelines with outputs, data, deadlines."""
+"""Small worlds and arrivals drawn from a seed, for safety under faults: pipelines with outputs, data,
+deadlines."""
 
 import random
 from pathlib import Path
@@ -29,9 +30,16 @@ FAULTS_END_S = 6 * 3600
 
 def world_table(**changes: Any) -> dict[str, Any]:
     """Two sites with one pool each and a flat price, ready to be changed."""
-    pool = {"accelerator": KIND, "devices_per_node": 4, "nodes": 1, "machine_microyuan_per_device_h": 1_000_000}
-    site = {"pool": [pool], "tariff": {"flat_yuan_per_kwh": 0.5}}
-    return {"site": [{"name": "a", **site}, {"name": "b", **site}], **changes}
+
+    def site(name: str) -> dict[str, Any]:
+        pool = {"accelerator": KIND, "devices_per_node": 4, "nodes": 1}
+        return {
+            "name": name,
+            "pool": [pool | {"machine_microyuan_per_device_h": 1_000_000}],
+            "tariff": {"flat_yuan_per_kwh": 0.5},
+        }
+
+    return {"site": [site("a"), site("b")], **changes}
 
 
 def make(table: dict[str, Any]) -> World:
@@ -78,7 +86,8 @@ def small_world(seed: int) -> World:
 
 
 def small_arrivals(seed: int, count: int = 30) -> tuple[Arrival, ...]:
-    """Jobs over five hours, a third of them pairs: the second reads what the first wrote, wherever that was."""
+    """Jobs over five hours, a third of them pairs: the second reads what the first wrote, wherever that
+    was."""
     chance = random.Random(f"arrivals/{seed}")
     arrivals = []
     for number in range(count):
@@ -111,5 +120,7 @@ def small_arrivals(seed: int, count: int = 30) -> tuple[Arrival, ...]:
     return tuple(sorted(arrivals, key=lambda arrival: arrival.at_s))
 
 
-def simulation(world: World, arrivals: tuple[Arrival, ...], policy: str = "greedy", seed: int = 0) -> Simulation:
+def simulation(
+    world: World, arrivals: tuple[Arrival, ...], policy: str = "greedy", seed: int = 0
+) -> Simulation:
     return Simulation(world, arrivals, named_policy(policy, world.policies), seed=seed)

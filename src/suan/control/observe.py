@@ -105,10 +105,20 @@ def _runs(state: State, site: Site, seen: Observation, now_s: int) -> Iterator[f
             run = state.runs[run_id]
             if run_id in there or (run.started_at_s is None and not run.stop_reason):
                 continue  # it is there, or its launch is still on its way
+            if not _could_know(seen, run.placed_at_s):
+                continue
             cause = EndCause.LOST if run.started_at_s is not None else EndCause.STOPPED
             detail = "the engine knows it no more" if cause == EndCause.LOST else "stopped before it began"
             gone = RunSeen(run=run_id, phase=RunPhase.ENDED, cause=cause, detail=detail)
             yield from _end(state, gone, now_s)
+
+
+def _could_know(seen: Observation, since_s: int) -> bool:
+    """Whether what came into the grid at `since_s` would be in the report if it were there.
+
+    Of reports that overtake each other, the late one says nothing about what came after it was made.
+    """
+    return seen.knows_s is None or seen.knows_s > since_s
 
 
 def _within(at_s: int, run: Run, now_s: int) -> int:
@@ -220,5 +230,7 @@ def _replicas(state: State, site: Site, seen: Observation, now_s: int) -> Iterat
     for artifact_id, replicas in state.replicas.items():
         since_s = replicas.get(site.name)
         digest = state.artifacts[artifact_id].digest
-        if since_s is not None and digest not in there and since_s < now_s - 1:
+        if since_s is None or digest in there or since_s >= now_s - 1:
+            continue
+        if _could_know(seen, since_s):
             yield f.ReplicaRemoved(at_s=now_s, artifact=artifact_id, site=site.name)

@@ -11,11 +11,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote as _quoted
 from urllib.parse import urlencode
 
-from suan.doors.connection import Event, HttpTransport, Request, Transport, ask, base_headers, events_in
-from suan.grid.error import NotNow, Refused
+from suan.doors.connection import (
+    Event,
+    HttpTransport,
+    Request,
+    Transport,
+    ask,
+    base_headers,
+    encoded,
+    events_in,
+    path_part,
+)
+from suan.grid.error import NotNow
 
 if TYPE_CHECKING:
     from suan.grid.action import Observation, Orders
@@ -65,7 +74,8 @@ class Client:
 
         Raises: Refused, NotNow or SuanError as the grid said; NotNow `grid_unreachable`.
         """
-        answer = ask(self._transport, self._request(method, path, body, params, headers), self.url)
+        request = self._request(method, path, body=body, params=params, headers=headers)
+        answer = ask(self._transport, request, self.url)
         content = answer.read()
         if answer.headers.get("content-type", "").startswith("application/json"):
             return json.loads(content)
@@ -75,6 +85,7 @@ class Client:
         self,
         method: str,
         path: str,
+        *,
         body: Any = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -84,7 +95,7 @@ class Client:
         sent = base_headers(self.key)
         data = b""
         if body is not None:
-            data, sent["content-type"] = _encoded(body)
+            data, sent["content-type"] = encoded(body)
         sent.update({name.lower(): value for name, value in (headers or {}).items()})
         if tries is None:
             tries = _TRIES if method != "POST" or "idempotency-key" in sent else 1
@@ -97,9 +108,6 @@ class Client:
     def version(self) -> Json:
         return self.request("GET", "/v1/version")
 
-    def health(self) -> Json:
-        return self.request("GET", "/v1/health")
-
     def whoami(self) -> Json:
         return self.request("GET", "/v1/whoami")
 
@@ -109,7 +117,7 @@ class Client:
         return self.request("GET", "/v1/sites")["items"]
 
     def site(self, name: str) -> Json:
-        return self.request("GET", f"/v1/sites/{_part(name)}")
+        return self.request("GET", f"/v1/sites/{path_part(name)}")
 
     def join_token(self, site: str, expires_s: int = 3600) -> str:
         """A secret with which `site` joins, once."""
@@ -135,7 +143,7 @@ class Client:
         return self.request("POST", "/v1/sites/join", body=body)
 
     def drain(self, site: str, draining: bool = True) -> Json:
-        return self.request("POST", f"/v1/sites/{_part(site)}/drain", body={"draining": draining})
+        return self.request("POST", f"/v1/sites/{path_part(site)}/drain", body={"draining": draining})
 
     def report(self, observation: "Observation", wait_s: float = 0, known: int = 0) -> "Orders":
         """What the site should be doing: at once, or when it differs from `known`, `wait_s` later at most."""
@@ -145,7 +153,7 @@ class Client:
 
         request = self._request(
             "POST",
-            f"/v1/sites/{_part(observation.site)}/report",
+            f"/v1/sites/{path_part(observation.site)}/report",
             body=observation,
             params={"wait_s": wait_s or None, "known": known or None},
             timeout_s=self._timeout_s + wait_s,
@@ -155,7 +163,7 @@ class Client:
 
     def append_log(self, site: str, run: str, offset: int, data: bytes) -> int:
         """The log's size as the grid has it: where to go on."""
-        path = f"/v1/sites/{_part(site)}/runs/{_part(run)}/log"
+        path = f"/v1/sites/{path_part(site)}/runs/{path_part(run)}/log"
         return self.request("PUT", path, body=data, params={"offset": offset})["size"]
 
     def links(self) -> list[Json]:
@@ -178,7 +186,7 @@ class Client:
     def set_tariff(self, tariff: Any) -> Json:
         """Takes a grid.site.Tariff or its JSON."""
         site = tariff["site"] if isinstance(tariff, dict) else tariff.site
-        return self.request("PUT", f"/v1/sites/{_part(site)}/tariff", body=tariff)
+        return self.request("PUT", f"/v1/sites/{path_part(site)}/tariff", body=tariff)
 
     def prices(self, hours: int = 24) -> Json:
         return self.request("GET", "/v1/prices", params={"hours": hours})
@@ -233,15 +241,15 @@ class Client:
         return self.request("GET", "/v1/jobs", params=params)
 
     def job(self, job: str) -> Json:
-        return self.request("GET", f"/v1/jobs/{_part(job)}")
+        return self.request("GET", f"/v1/jobs/{path_part(job)}")
 
     def why(self, job: str) -> Json:
         """{job, phase, reason, considered}"""
-        return self.request("GET", f"/v1/jobs/{_part(job)}/why")
+        return self.request("GET", f"/v1/jobs/{path_part(job)}/why")
 
     def stop(self, job: str) -> Json:
         """The job, with its stop requested; a job that has ended is left as it is."""
-        request = self._request("POST", f"/v1/jobs/{_part(job)}/stop", tries=_TRIES)
+        request = self._request("POST", f"/v1/jobs/{path_part(job)}/stop", tries=_TRIES)
         return json.loads(ask(self._transport, request, self.url).read())
 
     def runs(self, job: str | None = None) -> list[Json]:
@@ -252,7 +260,7 @@ class Client:
     ) -> LogPart:
         """Part of a run's log, the newest run's when none is named. `wait_s`: waits for a new byte."""
         params = {"offset": offset, "limit": limit, "run": run or None, "wait_s": wait_s or None}
-        path = f"/v1/jobs/{_part(job)}/log"
+        path = f"/v1/jobs/{path_part(job)}/log"
         request = self._request("GET", path, params=params, timeout_s=self._timeout_s + wait_s)
         answer = ask(self._transport, request, self.url)
         headers = answer.headers
@@ -318,11 +326,11 @@ class Client:
 
     def artifact(self, name: str) -> Json:
         """The artifact with its replicas, transfers and lineage; the newest version when `name` has none."""
-        return self.request("GET", f"/v1/artifacts/{_part(name)}")
+        return self.request("GET", f"/v1/artifacts/{path_part(name)}")
 
     def fetch(self, name: str) -> Json:
         """{ready, artifact, digest, transfer}: whether the grid's own store has it; if not, orders it."""
-        request = self._request("POST", f"/v1/artifacts/{_part(name)}/fetch", tries=_TRIES)
+        request = self._request("POST", f"/v1/artifacts/{path_part(name)}/fetch", tries=_TRIES)
         return json.loads(ask(self._transport, request, self.url).read())
 
     def put(self, folder: str | Path, name: str, site: str = "", *, progress: Progress | None = None) -> Json:
@@ -357,11 +365,11 @@ class Client:
         return self.request("GET", "/v1/tenants")["items"]
 
     def tenant(self, name: str) -> Json:
-        return self.request("GET", f"/v1/tenants/{_part(name)}")
+        return self.request("GET", f"/v1/tenants/{path_part(name)}")
 
     def set_tenant(self, name: str, **settings: Any) -> Json:
         """Settings: weight, quota, budget, waiting_microyuan_per_h; those left out keep their value."""
-        return self.request("PUT", f"/v1/tenants/{_part(name)}", body=settings)
+        return self.request("PUT", f"/v1/tenants/{path_part(name)}", body=settings)
 
     def keys(self) -> list[Json]:
         return self.request("GET", "/v1/keys")["items"]
@@ -374,28 +382,7 @@ class Client:
         return self.request("POST", "/v1/keys", body=body)
 
     def revoke_key(self, key: str) -> None:
-        self.request("DELETE", f"/v1/keys/{_part(key)}")
-
-
-def _encoded(body: Any) -> tuple[bytes, str]:
-    """(bytes, content type)"""
-    if isinstance(body, bytes | bytearray | memoryview):
-        return bytes(body), "application/octet-stream"
-    if isinstance(body, str):
-        return body.encode(), "text/plain; charset=utf-8"
-    try:
-        return json.dumps(body).encode(), "application/json"
-    except TypeError:  # structs inside
-        import msgspec
-
-        return msgspec.json.encode(body), "application/json"
-
-
-def _part(name: str) -> str:
-    """One segment of a path: never more than one, whatever is in it."""
-    if name in ("", ".", ".."):
-        raise Refused("bad_name", f"{name!r} is no name", hint="give the name that a listing shows")
-    return _quoted(name, safe=":@")
+        self.request("DELETE", f"/v1/keys/{path_part(key)}")
 
 
 def _text(value: Any) -> str:

@@ -191,3 +191,24 @@ def base_headers(key: str) -> dict[str, str]:
     if key:
         headers["authorization"] = f"Bearer {key}"
     return headers
+
+
+def encoded(body: Any) -> tuple[bytes, str]:
+    """(bytes, content type): bytes and text as they are, anything else as JSON."""
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body), "application/octet-stream"
+    if isinstance(body, str):
+        return body.encode(), "text/plain; charset=utf-8"
+    try:
+        return json.dumps(body).encode(), "application/json"
+    except TypeError:  # structs inside
+        import msgspec
+
+        return msgspec.json.encode(body), "application/json"
+
+
+def path_part(name: str) -> str:
+    """One segment of a path: never more than one, whatever is in it."""
+    if name in ("", ".", ".."):
+        raise Refused("bad_name", f"{name!r} is no name", hint="give the name that a listing shows")
+    return urllib.parse.quote(name, safe=":@")

@@ -35,7 +35,7 @@ LOOK_S = 0.2  # between two looks at the site
 FULL_S = 30.0  # between two full reports
 PROGRESS_S = 1.0  # between two reports that say nothing but how far a run is
 LONGEST_WAIT_S = 10.0  # of a long poll; never more than a third of the lease
-_LONGEST_PAUSE_S = 2.0  # between two tries to reach a grid
+_LONGEST_PAUSE_S = 1.0  # between two tries to reach a grid
 _LOG_PATIENCE_S = 5.0  # how long an end waits for its log to be brought
 _CLOSING_S = 30.0  # how long a closing site tries to report its ends, once they have ended
 
@@ -157,8 +157,7 @@ class _Runner:
         pause_s = 0.1
         while True:
             try:
-                work()
-                return self._note_absence(None)
+                return work()
             except SuanError as error:
                 if _is_final(error):
                     return self._give_up(error)
@@ -242,6 +241,7 @@ class _Runner:
 
     def _obey(self, orders: Orders, asked_s: float) -> None:
         """`asked_s` is when the report went out: the lease that it earned counts from then at the latest."""
+        self._note_absence(None)
         self._forget_later = {run for run in orders.forget if not self._shipper.has_all(run)}
         ready = tuple(run for run in orders.forget if run not in self._forget_later)
         self._agent.step(replace(orders, forget=ready), full=False, age_s=time.monotonic() - asked_s)

@@ -189,3 +189,4 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[Pool, ...] = ()  # when full
     data_url: str = ""
     fenced: bool = False  # it stopped its runs because its lease ended
+    knows_s: int | None = None  # `now_s` of the newest orders it had obeyed when it made this report

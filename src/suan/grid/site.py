@@ -46,6 +46,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = "local"
     pools: dict[str, Pool] = {}
     phase: SitePhase = SitePhase.READY
+    draining: bool = False  # takes no new runs, whatever its phase
     epoch: int = 1  # grows when a fenced site comes back: observations of an older epoch are stale
     joined_at_s: int = 0
     heard_at_s: int = 0  # last contact that a fact recorded

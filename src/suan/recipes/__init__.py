@@ -28,7 +28,7 @@ _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`")
 
 
 def args_type(stage: str) -> type[msgspec.Struct]:
-    """The stage's `Args`: its fields, limits and descriptions make the CLI flags, the REST schema and the web form.
+    """The stage's `Args`: its fields, limits and descriptions make flags, schema and form.
 
     Raises: Refused `unknown_recipe`.
     """
@@ -55,7 +55,7 @@ def recipe_args(stage: str, values: Mapping[str, Any], *, strict: bool = True) -
 
 
 def recipe_task(stage: str, args_dict: Mapping[str, Any]) -> Task:
-    """The task that the stage writes for these arguments; the task file then names artifacts, resources and the rest.
+    """The task that the stage writes for these arguments; a task file adds artifacts, resources and terms.
 
     Raises: Refused `unknown_recipe`, `bad_recipe_args`.
     """

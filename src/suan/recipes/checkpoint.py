@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, through torch's distributed checkpoint: all there or absent, at any number of ranks.
+"""Checkpoints of a training run, by torch's distributed checkpoint: whole or absent, for any number of ranks.
 
 Knows folders `step-N`, and that a run may be killed between any two instructions. Does not know the
 training loop.
@@ -14,7 +14,7 @@ def _step(folder: Path) -> int:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint, if any; a folder without `.metadata` was being written when the run died."""
+    """The newest complete checkpoint; a folder without `.metadata` was being written when the run died."""
     complete = [
         found
         for found in folder.glob("step-*")
@@ -33,7 +33,7 @@ def _state(model: Any, optimizer: Any, numbers: dict[str, Any]) -> dict[str, Any
 def save(folder: Path, model: Any, optimizer: Any, numbers: dict[str, Any]) -> None:
     """Writes `step-N` (N from `numbers`) and then removes the older ones. Every rank calls it."""
     import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed import checkpoint as dcp
 
     several = dist.is_initialized()
     first = not several or dist.get_rank() == 0
@@ -57,12 +57,12 @@ def save(folder: Path, model: Any, optimizer: Any, numbers: dict[str, Any]) -> N
 
 
 def load(folder: Path, model: Any, optimizer: Any, numbers: dict[str, Any]) -> dict[str, Any] | None:
-    """The numbers of the newest checkpoint, its state now in model and optimiser; None when there is none to go on from.
+    """The numbers of the newest checkpoint, its state now in model and optimiser; None when there is none.
 
     A checkpoint whose `fingerprint` differs was made with other data or settings, and is left alone.
     """
     import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed import checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import set_state_dict
 
     found = latest(folder)

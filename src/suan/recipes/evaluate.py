@@ -116,7 +116,7 @@ def _question(context: str, right: str, wrong: list[str], draw: random.Random) -
 def write_tasks(
     folder: Path, documents: list[dict[str, Any]], examples: list[dict[str, Any]], seed: int
 ) -> list[str]:
-    """Names of the lm-eval tasks written into `folder` as YAML and JSON lines; they run there with `lm_eval run` too."""
+    """Names of the lm-eval tasks written into `folder`, as YAML and JSON lines for `lm_eval run` too."""
     folder.mkdir(parents=True, exist_ok=True)
     makers = {"next_couplet": next_couplet, "word_order": word_order}
     sets = {name: (make(documents, seed), make(examples, seed)) for name, make in makers.items()}
@@ -236,14 +236,14 @@ def _rows(name: str, shots: int, results: dict[str, Any], documents: int) -> lis
 
 
 def shape(answer: str) -> list[int]:
-    """How many characters stand between each two marks of punctuation: [5, 5, 5, 5] for a quatrain of fives."""
+    """Characters between each two marks of punctuation: [5, 5, 5, 5] for a quatrain of fives."""
     return [len(part) for part in re.split(r"[\W_]+", answer.strip()) if part]
 
 
 def form_rows(
     model_folder: Path, documents: list[dict[str, Any]], args: Args
 ) -> tuple[list[dict[str, Any]], list[Any]]:
-    """(rows, samples): the part of written answers, and of their lines, that have the length the real one has."""
+    """(rows, samples): the part of written answers, and of their lines, as long as the real ones."""
     asked = [document["messages"] for document in documents if couplets(document)][: args.generations]
     if not asked:
         return [], []

@@ -16,7 +16,8 @@ pipeline_tag: text-generation
 ---
 # {name}
 
-A {family} decoder with {parameters:.2f} M parameters, trained from random weights by `suan` (recipe `pretrain`).
+A {family} decoder with {parameters:.2f} M parameters, trained from random weights by `suan`
+(recipe `pretrain`).
 
 | | |
 | --- | --- |

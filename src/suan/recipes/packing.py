@@ -35,18 +35,18 @@ class Documents:
 
 
 def render(document: dict[str, Any], tokenizer: Any, chat_ratio: float) -> str:
-    """A document as a chat or as plain text, chosen by its own hash, with the mark between documents at its end."""
+    """A document as a chat or as plain text, by its own hash, with the mark between documents at its end."""
     messages = document.get("messages")
     place = int.from_bytes(hashlib.blake2b(document["text"].encode(), digest_size=8, person=b"chat").digest())
     if messages and place < chat_ratio * 2**64:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False)
     else:
         text = document["text"]
-    return text + tokenizer.pad_token
+    return text + str(tokenizer.pad_token)
 
 
 class Rows:
-    """Rows of `length + 1` tokens; each overlaps the next by one token, so that every token is predicted once."""
+    """Rows of `length + 1` tokens; each overlaps the next by one, so that every token is predicted once."""
 
     def __init__(self, documents: Documents, *, length: int, seed: int) -> None:
         self._documents = documents

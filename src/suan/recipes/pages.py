@@ -2,8 +2,7 @@
 
 Knows what navigation, stuffed keywords, spliced pinyin and destroyed characters look like. Document filters
 made for clean crawls fail here: they keep a hacked page whole, or drop it whole. Everything is a Polars
-expression or a plain function of text. Polars itself is imported by the caller's stage, so this module must
-not be imported by `task()`.
+expression or a plain function of text.
 """
 
 import html
@@ -11,9 +10,8 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 if TYPE_CHECKING:
+    import polars as pl
     from opencc import OpenCC
 
 # Pinyin put in brackets behind each character that a converter changed: 網(wǎng)易. Some fonts write ɡ
@@ -39,14 +37,18 @@ _CHINESE_PUNCTUATION = re.compile(
 _SPAM = (
     "博彩|彩票|时时彩|六合彩|娱乐城|百家乐|老虎机|棋牌|捕鱼|投注|下注|开奖|赌场|赌博|赔率|澳门金沙|葡京|情色|成人视频|成人网|裸聊"
     "|三级片|无码|约炮|激情视频|同城交友|代开发票|办证|刻章|私服|外挂|壮阳|刷单|日结|加微信|加QQ|秒到账|无抵押|套现|注册送"
-    "|充值返利|代孕|包夜|高仿|casino|viagra|porn|slot machine|sportsbook|betting|payday loan|escort|jackpot|free bonus|cheap replica"
+    "|充值返利|代孕|包夜|高仿"
+    "|casino|viagra|porn|slot machine|sportsbook|betting|payday loan|escort|jackpot|free bonus|cheap replica"
 )
 _BOILERPLATE = (
-    r"ICP备|公网安备|版权所有|All Rights Reserved|Copyright|©|责任编辑|责编[:\uff1a]|转载请注明|侵权|免责声明|网站地图|设为首页|加入收藏"
+    r"ICP备|公网安备|版权所有|All Rights Reserved|Copyright|©|责任编辑|责编[:\uff1a]|转载请注明"
+    r"|侵权|免责声明|网站地图|设为首页|加入收藏"
     r"|上一篇|下一篇|相关阅读|相关推荐|猜你喜欢|热门(推荐|文章|排行)|阅读全文|点击(查看|进入|下载|阅读)|扫码|二维码|关注(我们|公众号)"
     r"|分享到|收藏本|登录|注册账号|下载(APP|客户端)|广告(合作|投放)|联系我们|友情链接|浏览次数|阅读\(\d+\)|发布时间|来源[:\uff1a]"
-    r"|(?i:cookie|privacy policy|terms of (use|service)|subscribe to|sign (in|up)|log ?in|newsletter|click here|read more"
-    r"|related (posts|articles)|share (this|on)|follow us|leave a (comment|reply)|posted (by|on|in)|skip to content|back to top)"
+    r"|(?i:cookie|privacy policy|terms of (use|service)|subscribe to|sign (in|up)|log ?in|newsletter"
+    r"|click here|read more|related (posts|articles)|share (this|on)|follow us|leave a (comment|reply)"
+    r"|posted (by|on|in)"
+    r"|skip to content|back to top)"
 )
 _SENTENCE_END = "[\u3002\uff01\uff1f\uff1b\u2026!?;.][\u201d\u2019\"'\u300d\u300f\uff09)\\]]*$"
 _HAN = r"[㐀-䶿一-鿿]"
@@ -68,7 +70,7 @@ def plain_text(raw: str) -> str:
 
 
 def normal_form(text: str, converter: "OpenCC | None") -> tuple[str, int]:
-    """(text, splices removed): invisible characters and pinyin splices gone, widths made normal, then simplified.
+    """(text, splices removed): invisible characters and splices gone, widths normal, then simplified.
 
     Splices go first: NFKC would unmake the brackets' width, and conversion would change the characters they
     follow.
@@ -90,13 +92,15 @@ def in_gb2312(character: str) -> bool:
 
 
 def strange_ratio(line: str) -> float:
-    """The part of a line's Chinese characters that are outside GB 2312: prose has next to none, destroyed text many."""
+    """The part of a line's Chinese characters outside GB 2312: prose has few, destroyed text many."""
     han = re.findall(_HAN, line)
     return sum(not in_gb2312(character) for character in han) / len(han) if han else 0.0
 
 
-def split_lines(pages: pl.DataFrame) -> pl.DataFrame:
+def split_lines(pages: "pl.DataFrame") -> "pl.DataFrame":
     """One row a non-empty line: id, number, line. `pages` has id and text."""
+    import polars as pl
+
     return (
         pages.select("id", line=pl.col("text").str.split("\n"))
         .explode("line")
@@ -106,8 +110,10 @@ def split_lines(pages: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def judge_lines(lines: pl.DataFrame, *, strange_limit: float = 0.15) -> pl.DataFrame:
-    """`lines` with `reason`: null for prose, else markup, destroyed, spam, navigation, boilerplate or fragment."""
+def judge_lines(lines: "pl.DataFrame", *, strange_limit: float = 0.15) -> "pl.DataFrame":
+    """`lines` with `reason`: null, markup, destroyed, spam, navigation, boilerplate or fragment."""
+    import polars as pl
+
     line = pl.col("line")
     length = line.str.len_chars()
     ends = line.str.contains(_SENTENCE_END)
@@ -144,12 +150,14 @@ def judge_lines(lines: pl.DataFrame, *, strange_limit: float = 0.15) -> pl.DataF
     )
 
 
-def mark_repeated(lines: pl.DataFrame, *, documents: int) -> pl.DataFrame:
+def mark_repeated(lines: "pl.DataFrame", *, documents: int) -> "pl.DataFrame":
     """`lines` where prose that stands in at least so many different pages gets the reason `repeated`.
 
     Near-duplicate pages must be gone by now, or a page's copies would make its own sentences look like
     boilerplate.
     """
+    import polars as pl
+
     pages = pl.col("id").n_unique().over("line")
     repeated = pl.col("reason").is_null() & (pages >= documents)
     return lines.with_columns(reason=pl.when(repeated).then(pl.lit("repeated")).otherwise(pl.col("reason")))

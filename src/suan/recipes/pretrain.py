@@ -167,7 +167,7 @@ class Trainer:
         fingerprint = hashlib.blake2b(
             json.dumps(settings, sort_keys=True).encode(), digest_size=16
         ).hexdigest()
-        self.numbers = {
+        self.numbers: dict[str, Any] = {
             "step": 0,
             "val_loss": float("nan"),
             "first_val_loss": float("nan"),

@@ -101,7 +101,7 @@ class Context(Generic[A]):
 
     @property
     def stopping(self) -> bool:
-        """Whether the site has asked the run to end: save what is needed to go on, then exit `EXIT_STOPPED`."""
+        """Whether the site asked the run to end: save what is needed to go on, then exit `EXIT_STOPPED`."""
         return self._stopping
 
     def _on_stop(self, signum: int, frame: object) -> None:

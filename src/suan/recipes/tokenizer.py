@@ -20,12 +20,16 @@ from suan.grid.job import Resources, Task
 from suan.recipes.runtime import Context, arguments, command, run_stage, took, write_json
 
 # Source: tokenizer.json of Qwen2 (Apache-2.0), `pre_tokenizer.pretokenizers[0].pattern`.
-QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 # The generation marks tell fine-tuning which tokens the assistant said; they render as nothing.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
     "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -42,7 +46,7 @@ class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         int,
         Meta(
             ge=1,
-            description="Chinese characters at most in one token: 1 for verse, 4 for prose; longer trains slower.",
+            description="Chinese characters at most in one token: 1 for verse, 4 for prose.",
         ),
     ] = 1
     min_frequency: Annotated[int, Meta(ge=1, description="A merge seen less often is not made.")] = 2

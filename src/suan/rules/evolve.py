@@ -127,16 +127,21 @@ def _evolve_site(state: State, fact: _SiteFact) -> None:
             site = replace(site, phase=SitePhase.SILENT)
             _set_phase_of_open_runs(state, site.name, RunPhase.UNKNOWN)
         case f.SiteHeard():
-            site = replace(site, phase=SitePhase.READY, heard_at_s=fact.at_s)
+            site = replace(site, phase=_open_phase(site), heard_at_s=fact.at_s)
             _set_phase_of_open_runs(state, site.name, RunPhase.RUNNING)
         case f.SiteFenced():
             site = replace(site, phase=SitePhase.FENCED)
         case f.SiteReturned():
-            site = replace(site, phase=SitePhase.READY, epoch=fact.epoch, heard_at_s=fact.at_s)
+            site = replace(site, phase=_open_phase(site), epoch=fact.epoch, heard_at_s=fact.at_s)
         case f.SiteDraining():
-            phase = SitePhase.DRAINING if fact.draining else SitePhase.READY
-            site = replace(site, phase=phase)
+            site = replace(site, draining=fact.draining)
+            if site.phase in (SitePhase.READY, SitePhase.DRAINING):
+                site = replace(site, phase=_open_phase(site))
     state.sites[site.name] = site
+
+
+def _open_phase(site: Site) -> SitePhase:
+    return SitePhase.DRAINING if site.draining else SitePhase.READY
 
 
 def _set_phase_of_open_runs(state: State, site: str, phase: RunPhase) -> None:

@@ -1,6 +1,7 @@
 """Simple policies to compare with: a queue in some order, a rule for the pool, no look at prices.
 
-Each is a `decide` of the same type as `rules.decide` and is judged by the same audit. They quote what they choose, so
+Each is a `decide` of the same type as `rules.decide` and is judged by the same audit. They quote what they
+choose, so
 that the money they spend is counted alike; they do not choose by it.
 """
 
@@ -22,7 +23,8 @@ from suan.rules.supply import Supply, supplies
 class Baseline:
     """First come, first served; a job that cannot start keeps all behind it waiting.
 
-    `everywhere` False: each job belongs to the first pool that could ever run it, and waits for that one alone.
+    `everywhere` False: each job belongs to the first pool that could ever run it, and waits for that one
+    alone.
     """
 
     everywhere: bool = True
@@ -75,7 +77,8 @@ class _Cycle:
     wake_at_s: int | None = None
 
     def try_first(self, job: Job, candidates: list[Supply]) -> Reason | None:
-        """Starts the job in the first candidate with room, or its data on their way there; else why it waits."""
+        """Starts the job in the first candidate with room, or its data on their way there; else why it
+        waits."""
         if job.not_before_s > self.now_s:
             self._wake(job.not_before_s)
             return Reason(code="refused", text="the engine could not start it; it is tried again")
@@ -175,5 +178,3 @@ def _hopeless(state: State, policy: Policy, job: Job) -> str:
         if writer and writer.ended_at_s is not None and binding.from_output not in writer.outputs:
             return f"its input will not come: job {writer.id} {writer.phase}"
     return ""
-
-

@@ -1,7 +1,9 @@
 """A floor under what any schedule of the same jobs costs.
 
-Each job at the pool and in the hour where a device costs least between its submission and the end, as if it were alone
-and every second of it could be in that hour. True for every schedule, and loose: it knows no capacity. The bound of
+Each job at the pool and in the hour where a device costs least between its submission and the end, as if
+it were alone
+and every second of it could be in that hour. True for every schedule, and loose: it knows no capacity. The
+bound of
 the clearing, which does, takes its place once there is one.
 """
 
@@ -36,7 +38,9 @@ def cost_lower_bound_microyuan(simulation: "Simulation", done: list[Job]) -> int
     for site in state.sites.values():
         tariff = state.tariff(site.name, simulation.world.start_s)
         for pool in site.pools.values():
-            rates = _rates(pool, tariff, range(first_hour, first_hour + hours), policy.carbon_microyuan_per_kg)
+            rates = _rates(
+                pool, tariff, range(first_hour, first_hour + hours), policy.carbon_microyuan_per_kg
+            )
             if min(rates) < 0:
                 return None
             pools.append((site, pool, list(accumulate(reversed(rates), min))[::-1]))

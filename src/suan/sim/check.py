@@ -1,6 +1,8 @@
-"""What must never have happened in a simulation, looked for after it: in the facts, the ledger and the engines.
+"""What must never have happened in a simulation, looked for after it: in the facts, the ledger and the
+engines.
 
-Shares no code with the rules that it checks, but for `evolve`, which makes states of facts. Knows what really went on
+Shares no code with the rules that it checks, but for `evolve`, which makes states of facts. Knows what
+really went on
 at the sites, which the grid does not.
 """
 
@@ -40,7 +42,8 @@ def unfinished(simulation: "Simulation") -> tuple[str, ...]:
 
 
 def _facts(simulation: "Simulation") -> Iterator[str]:
-    """Folds the journal anew: what was once over stays over, nothing is given away twice, and the end is the same."""
+    """Folds the journal anew: what was once over stays over, nothing is given away twice, and the end is
+    the same."""
     state = State()
     committed: Counter[tuple[str, str]] = Counter()
     for fact in simulation.facts():
@@ -52,7 +55,7 @@ def _facts(simulation: "Simulation") -> Iterator[str]:
                 if job.phase in TERMINAL_PHASES:
                     yield f"{fact.run} was placed after {fact.job} had {job.phase}"
                 if any(state.runs[run].phase != RunPhase.ENDED for run in job.runs):
-                    yield f"{fact.run} was placed while an older run of {fact.job} was not known to have ended"
+                    yield f"{fact.run} was placed while another run of {fact.job} may have gone on"
             case f.ArtifactCommitted() if fact.artifact.job:
                 committed[fact.artifact.job, fact.output] += 1
                 run = state.runs[fact.artifact.run]
@@ -64,9 +67,9 @@ def _facts(simulation: "Simulation") -> Iterator[str]:
             held = state.used_devices[fact.bid.site, fact.bid.pool]
             if held > pool.devices:
                 yield f"{fact.bid.site}/{fact.bid.pool} holds {held} of {pool.devices} devices"
-    for (job, output), times in committed.items():
+    for (writer, output), times in committed.items():
         if times > 1:
-            yield f"output {output} of {job} was committed {times} times"
+            yield f"output {output} of {writer} was committed {times} times"
     for job_id, job in state.jobs.items():
         if job.phase == JobPhase.SUCCEEDED and set(job.outputs) != set(job.task.outputs):
             yield f"{job_id} succeeded without all its outputs"

@@ -9,7 +9,8 @@ from suan.grid.site import Pool
 class Devices:
     """The free devices of one pool, node by node.
 
-    `by_node`: a run gets its devices on distinct nodes, fullest nodes first, as an engine without migration would
+    `by_node`: a run gets its devices on distinct nodes, fullest nodes first, as an engine without
+    migration would
     place it. Without it the pool is one big node: the engine is taken to keep its nodes free of fragments.
     """
 
@@ -36,8 +37,8 @@ class Devices:
         if len(fitting) < parts:
             raise SiteTrouble(
                 "no_devices",
-                f"pool {self._pool.name} has {self._count} of {self._pool.devices} devices free, not {nodes} x"
-                f" {devices_per_node}",
+                f"pool {self._pool.name} has {self._count} of {self._pool.devices} devices free,"
+                f" not {nodes} x {devices_per_node}",
                 pool=self._pool.name,
                 free_devices=self._count,
             )

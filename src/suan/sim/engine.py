@@ -1,7 +1,9 @@
 """An engine whose runs take virtual time: `ports.Engine` over a clock.
 
-A run lasts its order's `duration_s` at its pool's speed, holds devices from launch to exit, and is metered at the
-pool's full power. Knows nothing of artifacts, faults or the grid; what befalls a run is done to it by its methods.
+A run lasts its order's `duration_s` at its pool's speed, holds devices from launch to exit, and is metered
+at the
+pool's full power. Knows nothing of artifacts, faults or the grid; what befalls a run is done to it by its
+methods.
 """
 
 import heapq
@@ -48,12 +50,14 @@ class _Held(msgspec.Struct, kw_only=True):
 
 
 class SimulatedEngine:
-    """`ports.Engine` in virtual time. Everything that is due by the clock has happened when a method answers."""
+    """`ports.Engine` in virtual time. Everything that is due by the clock has happened when a method
+    answers."""
 
     def __init__(
         self, clock: Clock, pools: Sequence[Pool], *, by_node: bool = True, stopping_s: int = 1
     ) -> None:
-        """`by_node`: a run's devices lie on as many nodes as it asked for; else a pool's devices are all alike.
+        """`by_node`: a run's devices lie on as many nodes as it asked for; else a pool's devices are all
+        alike.
         `stopping_s`: what a run takes from SIGTERM to its exit, if its grace is not shorter."""
         self._clock = clock
         self._pools = {pool.name: pool for pool in pools}

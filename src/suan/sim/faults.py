@@ -1,6 +1,7 @@
 """Which fault strikes where and when: what a world declares, spread over time by the seed.
 
-Knows moments and draws. What a fault does is `trouble.py`'s matter. The same seed and world give the same faults.
+Knows moments and draws. What a fault does is the simulation's and the network's matter. The same seed and
+world give the same faults.
 """
 
 import heapq

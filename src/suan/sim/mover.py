@@ -1,6 +1,7 @@
 """Transfers that take virtual time: `ports.Mover` over a clock.
 
-Each fetch goes at the pace its order names, so sharing a link is the grid's arithmetic and not repeated here. Bytes
+Each fetch goes at the pace its order names, so sharing a link is the grid's arithmetic and not repeated
+here. Bytes
 are only counted. Knows one site's store as a set of digests.
 """
 
@@ -30,6 +31,7 @@ class SimulatedMover:
         """`store` maps the digests that are at the site to their sizes; what arrives is added."""
         self._clock, self._store = clock, store
         self._fetches: dict[str, _Fetch] = {}
+        self._part_bytes: dict[str, float] = {}  # digest -> what broken or dropped fetches left here
 
     # ---------------------------------------------------------------- the port
 
@@ -37,10 +39,12 @@ class SimulatedMover:
         """A fetch of another attempt (another ticket) starts anew; what had arrived of the first stays."""
         now_s = self._advance()
         before, self._fetches = self._fetches, {}
+        for known in before.values():
+            self._keep_part(known, now_s)
         for order in orders:
             fetch = before.get(order.transfer)
             if fetch is None or (fetch.order.ticket != order.ticket and not fetch.done):
-                kept_bytes = fetch.arrived_bytes if fetch else 0.0
+                kept_bytes = self._part_bytes.get(order.digest, 0.0)
                 fetch = _Fetch(order=order, since_s=now_s, arrived_bytes=kept_bytes, kept_bytes=kept_bytes)
                 self._schedule(fetch, order.rtt_ms / 1000)
             elif fetch.order.bytes_per_s != order.bytes_per_s and not (fetch.done or fetch.failed):
@@ -109,6 +113,12 @@ class SimulatedMover:
         came_bytes = (now_s - fetch.since_s) * fetch.order.bytes_per_s
         fetch.arrived_bytes = min(float(fetch.order.bytes), fetch.arrived_bytes + came_bytes)
         fetch.since_s = now_s
+
+    def _keep_part(self, fetch: _Fetch, now_s: int) -> None:
+        """Chunks that arrived stay, whatever becomes of the fetch."""
+        if not (fetch.done or fetch.failed):
+            self._note_arrived(fetch, now_s)
+        self._part_bytes[fetch.order.digest] = fetch.arrived_bytes
 
     def _advance(self) -> int:
         now_s = self._clock.now_s()

@@ -1,7 +1,9 @@
 """Messages between simulated sites and the grid, and what can happen to them on the way.
 
-A site without trouble is heard at every moment at which anything happens, like one that waits in a long poll. One in
-trouble reports by itself every few seconds and when it has news; its reports or their answers may be lost, doubled or
+A site without trouble is heard at every moment at which anything happens, like one that waits in a long
+poll. One in
+trouble reports by itself every few seconds and when it has news; its reports or their answers may be lost,
+doubled or
 late, and its lease lasts only as long as answers come.
 """
 
@@ -83,7 +85,8 @@ class Network:
                 connection.until_s[kind] = 0
 
     def pass_time(self, now_s: int) -> None:
-        """What time does: troubles end, quiet sites are heard, late messages arrive, troubled sites report."""
+        """What time does: troubles end, quiet sites are heard, late messages arrive, troubled sites
+        report."""
         for name, connection in self._connections.items():
             if connection.until_s:
                 self._end_troubles(connection, now_s)
@@ -153,4 +156,4 @@ class Network:
             connection.site.restart()
         if not connection.until_s:
             connection.site.connect(True, self.grid.policy.lease_s)
-            connection.site.wants_full = True
+            connection.site.want_full()

@@ -34,7 +34,8 @@ DEFAULT = "greedy"
 
 
 def named_policy(name: str, overrides: dict[str, dict[str, Any]]) -> NamedPolicy:
-    """The policy of that name: one of the world's `[policy.NAME]`, over the built-in one it is `like`, or built in.
+    """The policy of that name: one of the world's `[policy.NAME]`, over the built-in one it is `like`, or
+    built in.
 
     Raises: Refused `unknown_policy` with the nearest.
     """
@@ -57,6 +58,4 @@ def named_policy(name: str, overrides: dict[str, dict[str, Any]]) -> NamedPolicy
     base = BUILT_IN[like]
     oracle = bool(changes.pop("oracle", base.oracle))
     fields = msgspec.to_builtins(base.policy) | changes | {"name": name}
-    return NamedPolicy(
-        name=name, policy=msgspec.convert(fields, Policy), decider=base.decider, oracle=oracle
-    )
+    return NamedPolicy(name=name, policy=msgspec.convert(fields, Policy), decider=base.decider, oracle=oracle)

@@ -1,6 +1,7 @@
 """What a simulation came to: one flat object a policy, and a table for people.
 
-Reads the grid's own state and facts, the sites' lost work, and the clock of this machine for the time it took.
+Reads the grid's own state and facts, the sites' lost work, and the clock of this machine for the time it
+took.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""The simulation: one grid, its sites, and a clock that jumps to the next moment at which anything can happen.
+"""The simulation: one grid, its sites, and a clock that jumps to the next moment at which anything can
+happen.
 
 The control plane is the real one. Nothing in it knows that its time is made up.
 """
@@ -29,9 +30,12 @@ _MOST_ROUNDS = 1000  # of messages and plans within one instant; more means that
 
 
 class Simulation:
-    """One policy over one world and its arrivals. `run` once, then read `state`, `facts`, `sites` and the counts."""
+    """One policy over one world and its arrivals. `run` once, then read `state`, `facts`, `sites` and the
+    counts."""
 
-    def __init__(self, world: World, arrivals: Sequence[Arrival], policy: NamedPolicy, *, seed: int = 0) -> None:
+    def __init__(
+        self, world: World, arrivals: Sequence[Arrival], policy: NamedPolicy, *, seed: int = 0
+    ) -> None:
         self.world, self.policy, self.arrivals = world, policy, arrivals
         self.clock = VirtualClock(world.start_s)
         self.decide_s: list[float] = []
@@ -80,13 +84,14 @@ class Simulation:
         self.wall_s += time.perf_counter() - began_s
 
     def calm_down(self) -> None:
-        """Ends all trouble and lets every site tell everything: what is left is what the grid really knows."""
+        """Ends all trouble and lets every site tell everything: what is left is what the grid really
+        knows."""
         self.network.calm()
         for site in self.sites.values():
-            site.wants_full = True
+            site.want_full()
         self._instant()
         for site in self.sites.values():
-            site.wants_full = True
+            site.want_full()
         self._instant()
 
     # ---------------------------------------------------------------- time
@@ -95,7 +100,8 @@ class Simulation:
         return self._arrived >= len(self.arrivals) and not self._open_jobs
 
     def _next_s(self) -> int | None:
-        """The next moment at which anything can happen; None when only faults are left, which finish no job."""
+        """The next moment at which anything can happen; None when only faults are left, which finish no
+        job."""
         moments = [self.network.next_s(), self.grid.plan.wake_at_s]
         moments.extend(site.next_s() for site in self.sites.values())
         if self._arrived < len(self.arrivals):
@@ -108,7 +114,8 @@ class Simulation:
         return min((max(at_s, now_s + 1) for at_s in moments if at_s is not None), default=None)
 
     def _instant(self) -> None:
-        """Everything of one moment: faults, messages, arrivals, then plans and orders until all is at rest."""
+        """Everything of one moment: faults, messages, arrivals, then plans and orders until all is at
+        rest."""
         now_s = self.clock.now_s()
         for strike in self._faults.take(now_s):
             self._strike(strike, now_s)
@@ -133,11 +140,16 @@ class Simulation:
             self._arrived += 1
             if arrival.data is not None:
                 self._put(arrival, now_s)
-            task, tenant = arrival.task, arrival.tenant
-            try:
-                self.grid.do(lambda state, at_s: (admit(state, tenant, (task,), now_s=at_s), None))  # noqa: B023
-            except SuanError as error:
-                self.refused[task.name] = str(error)
+            self._admit(arrival)
+
+    def _admit(self, arrival: Arrival) -> None:
+        def submit(state: State, at_s: int) -> tuple[Sequence[f.Fact], None]:
+            return admit(state, arrival.tenant, (arrival.task,), now_s=at_s), None
+
+        try:
+            self.grid.do(submit)
+        except SuanError as error:
+            self.refused[arrival.task.name] = str(error)
 
     def _put(self, arrival: Arrival, now_s: int) -> None:
         """The job's data lie at their site by the time it is submitted."""
@@ -210,7 +222,7 @@ class Simulation:
         elif strike.kind == "grid_restart":
             self.network.grid = self._new_grid()
             for each in self.sites.values():
-                each.wants_full = True
+                each.want_full()
             self.fired[strike.kind] += 1
         elif strike.kind == "failed_transfer":
             transfers = site.mover.going_on()
@@ -225,7 +237,6 @@ class Simulation:
                 site.engine.lose(run)
             else:
                 site.forget_running(run)
-                site.wants_full = True
             self.fired[strike.kind] += 1
 
 

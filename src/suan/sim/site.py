@@ -1,13 +1,13 @@
 """A simulated compute centre: orders -> engine and mover calls, their changes -> observations.
 
-Does in memory what an agent does on disk: remembers each run's order, keeps checkpoints and outputs, and says a thing
+Does in memory what an agent does on disk: remembers each run's order, keeps checkpoints and outputs, and
+says a thing
 again until it was answered. Knows no faults, no grid and no other site.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-
 
 from suan.grid.action import LaunchOrder, Observation, Orders, OutputSeen, RunSeen
 from suan.grid.error import SiteTrouble
@@ -21,6 +21,7 @@ DURATION_ENV = "SUAN_SIM_DURATION_S"  # how long the task really takes at speed 
 CHECKPOINT_ENV = "SUAN_SIM_CHECKPOINT_S"  # how often it saves what it has done
 OUTPUT_ENV = "SUAN_SIM_OUTPUT_BYTES"  # how large each of its outputs is
 
+FULL_S = 30  # from a report that names everything to the next
 _ALWAYS_S = 10**9  # a lease that is renewed for as long as the connection stands
 _FOLDER = Path(".")
 
@@ -34,8 +35,9 @@ class SimulatedSite:
         self.engine = SimulatedEngine(clock, pools, by_node=by_node)
         self.mover = SimulatedMover(clock, self.store)
         self.lost_device_s = 0.0  # work that has to be done again
-        self.wants_full = True  # the next report should name everything
         self._clock = clock
+        self._wants_full = True  # the next report should name everything
+        self._full_again_s: int | None = None
         self._epoch = 0
         self._obeyed_s = -1  # when the orders last obeyed were made
         self._connected = True
@@ -48,12 +50,20 @@ class SimulatedSite:
 
     def next_s(self) -> int | None:
         """When something happens here by itself."""
-        moments = (self.engine.next_s(), self.mover.next_s())
+        moments = (self.engine.next_s(), self.mover.next_s(), self._full_again_s)
         return min((at_s for at_s in moments if at_s is not None), default=None)
+
+    def want_full(self) -> None:
+        """The next report names everything, and one a while later again: agents repeat theirs, and what
+        one of
+        them does not name may be too new for the grid to believe it gone."""
+        self._wants_full, self._full_again_s = True, self._clock.now_s() + FULL_S
 
     def may_have_news(self, now_s: int) -> bool:
         """A quick look: False when `has_news` would be."""
-        if self._untold or self.wants_full or self.engine.has_changed:
+        if self._full_again_s is not None and self._full_again_s <= now_s:
+            self._wants_full, self._full_again_s = True, None
+        if self._untold or self._wants_full or self.engine.has_changed:
             return True
         next_s = self.next_s()
         return (next_s is not None and next_s <= now_s) or not self.mover.is_idle
@@ -61,7 +71,7 @@ class SimulatedSite:
     def has_news(self) -> bool:
         """Whether there is anything that the grid has not heard yet."""
         self._look()
-        if self._untold or self.wants_full:
+        if self._untold or self._wants_full:
             return True
         return any(
             seen.transfer not in self._told_transfers
@@ -72,7 +82,7 @@ class SimulatedSite:
     def observe(self) -> Observation:
         """What is new here, or everything when that is wanted."""
         self._look()
-        full = self.wants_full
+        full = self._wants_full
         runs = dict(self._untold)
         if full:
             runs = {run.run: self._seen(run) for run in self.engine.runs()} | runs
@@ -84,6 +94,7 @@ class SimulatedSite:
             transfers=self.mover.seen(),
             replicas=tuple(sorted(self.store)) if full else (),
             pools=self.engine.pools() if full else (),
+            knows_s=max(0, self._obeyed_s),
         )
 
     def answered(self, seen: Observation) -> None:
@@ -92,7 +103,7 @@ class SimulatedSite:
             if self._untold.get(run.run) == run:
                 del self._untold[run.run]
         self._told_transfers = frozenset(t.transfer for t in seen.transfers if t.done or t.failed)
-        self.wants_full = self.wants_full and not seen.full
+        self._wants_full = self._wants_full and not seen.full
 
     def _look(self) -> None:
         for name in self.engine.take_changed():
@@ -156,7 +167,8 @@ class SimulatedSite:
             return
         self._obeyed_s = orders.now_s
         if orders.epoch != self._epoch:
-            self._epoch, self.wants_full = orders.epoch, True
+            self._epoch = orders.epoch
+            self.want_full()
         self.engine.renew_lease(_ALWAYS_S if self._connected else orders.lease_s)
         self.mover.want(orders.fetch)
         over = {t.transfer for t in self.mover.seen() if t.done or t.failed}
@@ -183,7 +195,8 @@ class SimulatedSite:
 
     def restart(self) -> None:
         """The agent starts anew: the engine's runs go on, what the agent had in mind is gone."""
-        self._epoch, self._obeyed_s, self.wants_full = 0, -1, True
+        self._epoch, self._obeyed_s = 0, -1
+        self.want_full()
         self._untold, self._told_transfers = {}, frozenset()
 
     def forget_running(self, run: str) -> None:
@@ -192,6 +205,7 @@ class SimulatedSite:
         self._look()
         self.engine.forget(run)
         self._untold.pop(run, None)
+        self.want_full()
 
     def _launch(self, order: LaunchOrder) -> None:
         if order.run in self._untold or self.engine.run(order.run) is not None:
@@ -228,5 +242,3 @@ class SimulatedSite:
 def digest_of(name: str) -> str:
     """The address that a simulated artifact of this name has."""
     return hashlib.blake2b(name.encode(), digest_size=32).hexdigest()
-
-

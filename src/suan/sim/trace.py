@@ -1,7 +1,9 @@
 """A trace of jobs in CSV, plain or gzipped -> arrivals: what is submitted when.
 
-Knows the columns and how a count of GPUs becomes nodes. A job's true duration travels in its environment, where only
-a simulated site reads it; the scheduler sees it when the policy is an oracle. Documented in docs/reference/simulate.md.
+Knows the columns and how a count of GPUs becomes nodes. A job's true duration travels in its environment,
+where only
+a simulated site reads it; the scheduler sees it when the policy is an oracle. Documented in
+docs/reference/simulate.md.
 """
 
 import csv
@@ -76,7 +78,8 @@ def read_jobs(path: Path) -> list[JobRow]:
                     f"{path} has no column {missing[0]!r}",
                     hint=f"it needs {', '.join(_REQUIRED)}",
                 )
-            rows, first_line = [], {}
+            rows: list[JobRow] = []
+            first_line: dict[str, int] = {}
             for row in reader:
                 job = _row(path, reader.line_num, row)
                 if job.job_id in first_line:

@@ -1,6 +1,7 @@
 """A world in TOML: sites with pools and tariffs, links, faults, policies.
 
-Knows the keys and what they mean in the grid's nouns; paths are relative to the file. Tables of prices are read by
+Knows the keys and what they mean in the grid's nouns; paths are relative to the file. Tables of prices are
+read by
 `feeds.tariffs`. Documented in docs/reference/simulate.md.
 """
 
@@ -43,7 +44,8 @@ class PoolTable(_Table):
 
 
 class TariffTable(_Table):
-    """One of three: `csv` and `region` (hourly prices), `csv` and `grid` (bands), or `flat_yuan_per_kwh` alone."""
+    """One of three: `csv` and `region` (hourly prices), `csv` and `grid` (bands), or `flat_yuan_per_kwh`
+    alone."""
 
     csv: Path | None = None
     region: str = ""
@@ -103,7 +105,8 @@ FaultKind = Literal[
 
 
 class FaultTable(_Table):
-    """At `at_s`, or `per_day` times a day at moments drawn from the seed, at `site` or at one drawn each time."""
+    """At `at_s`, or `per_day` times a day at moments drawn from the seed, at `site` or at one drawn each
+    time."""
 
     kind: FaultKind
     site: str = ""
@@ -124,7 +127,7 @@ class WorldTable(_Table):
     link: list[LinkTable] = []
     fault: list[FaultTable] = []
     policy: dict[str, dict[str, Any]] = {}
-    start: datetime.datetime = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    start: datetime.datetime = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 class SiteWorld(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,7 +139,8 @@ class SiteWorld(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a simulation starts from, in the grid's own nouns. `start_s` is second 0 of its traces."""
+    """Everything that a simulation starts from, in the grid's own nouns. `start_s` is second 0 of its
+    traces."""
 
     start_s: int
     sites: tuple[SiteWorld, ...]
@@ -169,7 +173,7 @@ def make_world(table: dict[str, Any], folder: Path, *, name: str = "the world") 
         parsed = WorldTable.model_validate(table)
     except ValidationError as error:
         raise _bad(name, error) from error
-    start = parsed.start if parsed.start.tzinfo else parsed.start.replace(tzinfo=datetime.timezone.utc)
+    start = parsed.start if parsed.start.tzinfo else parsed.start.replace(tzinfo=datetime.UTC)
     start_s = int(start.timestamp()) // HOUR_S * HOUR_S
     sites = tuple(_site(name, folder, start_s, place, row) for place, row in enumerate(parsed.site))
     _check_names(name, parsed)
@@ -265,12 +269,14 @@ def _laid(prices: Any, row: TariffTable, start_s: int) -> Series:
             moment = datetime.datetime.fromisoformat(str(row.start))
         except ValueError as error:
             raise Refused(
-                "bad_world", f"tariff.start is {row.start!r}", hint="write 2022-06-01T00:00Z, or hours to skip"
+                "bad_world",
+                f"tariff.start is {row.start!r}",
+                hint="write 2022-06-01T00:00Z, or hours to skip",
             ) from error
-        at = moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
+        at = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
         skip_h = int(at.timestamp() - prices.start_at_s) // HOUR_S
     if not 0 <= skip_h < hours:
-        first = datetime.datetime.fromtimestamp(prices.start_at_s, datetime.timezone.utc)
+        first = datetime.datetime.fromtimestamp(prices.start_at_s, datetime.UTC)
         raise Refused(
             "bad_world",
             f"tariff.start {row.start} is outside the file of {row.region}",
@@ -286,7 +292,9 @@ def _check_names(name: str, parsed: WorldTable) -> None:
     sites = [site.name for site in parsed.site]
     for place, site in enumerate(sites):
         if site in sites[:place] or site == "grid":
-            raise Refused("bad_world", f"{name}: site[{place}].name: {site!r} is taken", hint="choose another")
+            raise Refused(
+                "bad_world", f"{name}: site[{place}].name: {site!r} is taken", hint="choose another"
+            )
     named: Iterator[tuple[str, str]] = iter(
         [
             *((f"link[{n}].from", link.source) for n, link in enumerate(parsed.link)),
@@ -296,7 +304,9 @@ def _check_names(name: str, parsed: WorldTable) -> None:
     )
     for where, site in named:
         if site not in sites:
-            raise Refused("bad_world", f"{name}: {where}: no site is called {site!r}", hint=_near(site, sites))
+            raise Refused(
+                "bad_world", f"{name}: {where}: no site is called {site!r}", hint=_near(site, sites)
+            )
 
 
 def _check_policies(name: str, policies: dict[str, dict[str, Any]]) -> None:
@@ -327,7 +337,7 @@ def _bad(name: str, error: ValidationError) -> Refused:
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """The keys that the table at this place may have."""
     model: type[BaseModel] = WorldTable
-    tables = {
+    tables: dict[str, type[BaseModel]] = {
         "site": SiteTable,
         "pool": PoolTable,
         "tariff": TariffTable,

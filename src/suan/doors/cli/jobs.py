@@ -121,10 +121,12 @@ def metrics_text(metrics: Json) -> str:
 
 
 def progress_text(progress: Json) -> str:
-    """`train 120/400  loss 3.2  val_loss 3.4  812 tokens/s  ETA 1m05s`, from what is there."""
+    """`train  120/400  ETA 1m05s  loss 3.2  val_loss 3.4  812 tokens/s`, from what is there."""
     said = [render.clean(str(progress["phase"]))] if progress.get("phase") else []
     if "step" in progress:
         said.append(f"{_number(progress['step'])}/{_number(progress.get('total', '?'))}")
+    if isinstance(progress.get("eta_s"), int | float):
+        said.append(f"ETA {duration_text(progress['eta_s'])}")
     for name in ("loss", "val_loss"):
         if name in progress:
             said.append(f"{name} {_number(progress[name])}")
@@ -136,8 +138,6 @@ def progress_text(progress: Json) -> str:
         for name, value in progress.items()
         if name not in known and not isinstance(value, str)
     ]
-    if isinstance(progress.get("eta_s"), int | float):
-        said.append(f"ETA {duration_text(progress['eta_s'])}")
     return "  ".join(said)
 
 

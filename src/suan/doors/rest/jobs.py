@@ -32,11 +32,14 @@ def submit_jobs(
     here: Here,
     key: Member,
     body: Raw,
+    *,
     idempotency_key: Annotated[str, Header(max_length=200)] = "",
     tenant: str | None = None,
 ) -> Response:
     """Submits tasks, as JSON or as a task file. The same Idempotency-Key gives the same jobs again."""
     owner = tenant_for(key, tenant)
+    if owner not in here.grid.state.tenants:
+        raise unknown("tenant", owner, "suan tenants")
     tasks = _tasks(request, body, here.grid.now_s())
     ids = here.grid.do(submit(owner, tasks.tasks, tasks.pipeline, idempotency_key))
     return Json(

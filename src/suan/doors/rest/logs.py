@@ -17,7 +17,7 @@ from suan.grid.job import RunPhase
 from suan.grid.state import State
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
-_LOOK_S = 1.0  # at least so often while waiting: that a run has ended is a fact, not a byte
+_LOOK_S = 5.0  # at least so often while waiting
 
 
 @router.get("/jobs/{job}/log", response_class=Response)
@@ -35,21 +35,19 @@ async def read_log(
 
     With `wait_s` the answer waits for the first byte after `offset`, or for the run's end.
     """
-    named, ended = here.grid.read(partial(_run, key=key, job=job, run=run))
     deadline_s = time.monotonic() + wait_s
-    waiter = here.news.log_waiter(named)
-    try:
-        data, size = await run_sync(_part, here, named, offset, limit)
-        while (
-            not (data or ended or here.news.closed)
-            and limit
-            and (left_s := deadline_s - time.monotonic()) > 0
-        ):
-            await waiter.wait(min(left_s, _LOOK_S))
-            named, ended = here.grid.read(partial(_run, key=key, job=job, run=named))
+    while True:
+        named, ended = here.grid.read(partial(_run, key=key, job=job, run=run))
+        waiter = here.news.log_waiter(named)  # before it is looked at: what comes in between wakes, too
+        try:
+            # After the end was looked for: a site brings the last line before it reports the end.
             data, size = await run_sync(_part, here, named, offset, limit)
-    finally:
-        here.news.leave(waiter)
+            left_s = deadline_s - time.monotonic()
+            if data or ended or not limit or left_s <= 0 or here.news.closed:
+                break
+            await waiter.wait(min(left_s, _LOOK_S))
+        finally:
+            here.news.leave(waiter)
     headers = {"x-suan-run": named, "x-suan-size": str(size), "x-suan-ended": "1" if ended else "0"}
     # Logs are whatever a program wrote: never to be shown as a page.
     headers["x-content-type-options"] = "nosniff"

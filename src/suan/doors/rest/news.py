@@ -11,9 +11,10 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from suan.control.loop import Grid
-from suan.grid.fact import Fact
+from suan.grid.fact import Fact, JobEnded, RunEnded, RunPlaced
 
 KEPT_FACTS = 20_000
+_SUBJECTS = 10_000
 
 
 class Live(NamedTuple):
@@ -54,6 +55,7 @@ class News:
         self._facts: deque[tuple[int, Fact]] = deque(history, maxlen=KEPT_FACTS)
         self._lives: deque[tuple[int, Live]] = deque(maxlen=1000)
         self._live_count = 0
+        self._last: dict[Any, Live] = {}  # run or transfer -> its newest progress
         self._wanted: dict[Waiter, Callable[[Fact], bool] | None] = {}
         self._log_waiters: dict[Waiter, str] = {}
         self._from = self._facts[0][0] if self._facts else grid.state.sequence + 1
@@ -67,9 +69,10 @@ class News:
         return waiter
 
     def log_waiter(self, run: str) -> Waiter:
-        """Woken when the run's log has grown."""
+        """Woken when the run's log has grown, and when any run begins or ends."""
         waiter = Waiter()
         with self._lock:
+            self._wanted[waiter] = lambda fact: isinstance(fact, RunPlaced | RunEnded | JobEnded)
             self._log_waiters[waiter] = run
         return waiter
 
@@ -93,8 +96,14 @@ class News:
             waiter.wake()
 
     def tell(self, live: Live) -> None:
-        """Adds progress."""
+        """Adds progress; the same again is no news."""
+        subject = live.data.get("run") or live.data.get("transfer")
         with self._lock:
+            if self._last.get(subject) == live:
+                return
+            if len(self._last) > _SUBJECTS:
+                self._last.clear()
+            self._last[subject] = live
             self._live_count += 1
             self._lives.append((self._live_count, live))
             waiters = [waiter for waiter, wanted in self._wanted.items() if wanted is None]

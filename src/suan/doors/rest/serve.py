@@ -71,7 +71,7 @@ def serve(config: GridConfig, on_ready: Callable[[str], None] = lambda url: None
 
 @contextlib.contextmanager
 def _signals_noted() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more, for whoever was there before: that must not end us here."""
+    """uvicorn raises the signal that ended it again, for whoever was there before: not to end us here."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -99,7 +99,7 @@ def _settings(config: GridConfig, app: object) -> uvicorn.Config:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol by name: asyncio switches Nagle's delay off only where it sees TCP, and answers take 40 ms else.
+    # The protocol by name: only where asyncio sees TCP it switches Nagle off, and 40 ms of delay with it.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -55,6 +55,7 @@ async def report(
     key: AnyKey,
     site: str,
     body: Raw,
+    *,
     wait_s: Annotated[float, Query(ge=0, le=60)] = 0,
     known: int = 0,
 ) -> Response:
@@ -85,14 +86,14 @@ def _tell_progress(here: Parts, seen: Observation) -> None:
     for run_seen in seen.runs:
         run = here.grid.state.runs.get(run_seen.run)
         if run is not None and run.site == seen.site and run_seen.progress:
-            data = {"job": run.job, "run": run.id, "site": run.site, "progress": run_seen.progress}
-            here.news.tell(Live(run.tenant, data))
+            told = {"job": run.job, "run": run.id, "site": run.site, "progress": run_seen.progress}
+            here.news.tell(Live(run.tenant, told))
     for moved in seen.transfers:
         transfer = here.grid.state.transfers.get(moved.transfer)
         if transfer is None or transfer.destination != seen.site or moved.done or moved.failed:
             continue
         artifact = here.grid.state.artifacts[transfer.artifact]
-        data = {
+        data: dict[str, Any] = {
             "transfer": transfer.id,
             "artifact": transfer.artifact,
             "site": seen.site,
@@ -105,7 +106,7 @@ def _tell_progress(here: Parts, seen: Observation) -> None:
 
 @router.put("/sites/{site}/runs/{run}/log", openapi_extra=takes_bytes())
 def append_log(
-    here: Here, key: AnyKey, site: str, run: str, body: Raw, offset: Annotated[int, Query(ge=0)]
+    here: Here, key: AnyKey, site: str, run: str, *, body: Raw, offset: Annotated[int, Query(ge=0)]
 ) -> Response:
     """Adds to a run's log. The size tells where to go on: a gap adds nothing."""
     site_key(key, site)

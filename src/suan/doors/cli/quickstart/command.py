@@ -59,6 +59,7 @@ def quickstart(
         root = world.checkout_root()
         if _starts_over(folder, again):
             _empty(folder, screen)
+        folder.mkdir(exist_ok=True)
         write_json(folder / _MARK, {"what": "the quickstart's state: make quickstart"})
         if (folder / report.SUMMARY).exists() and not keep:
             summary = read_json(folder / report.SUMMARY)
@@ -109,32 +110,36 @@ class _Play:
 
     def _run(self, *, keep: bool) -> Json:
         say = self._screen.say
-        names = " and ".join(site.name for site in world.SITES)
-        say(f"starting a grid and the sites {names} below {self._state}")
+        sites = " and ".join(site.name for site in world.SITES)
+        say(f"starting a grid and the sites {sites} below {self._state}")
         client = self._machines.start()
         self._write_client_config(client)
         if (self._state / report.SUMMARY).exists():
             say("finished before; the grid is up again")
             return read_json(self._state / report.SUMMARY)
-        world.declare(client, self._root)
+        persist = self._machines.persist
+        persist(lambda: world.declare(client, self._root))
         for site in world.SITES:
             price = f"{site.machine_yuan_per_core_h} CNY a core-hour"
             say(f"  {site.name}: {site.province}'s tariff, PUE {site.pue:g}, {price}")
         say(f"  link: {world.LINK_MBIT_PER_S:g} Mbit/s, {world.LINK_RTT_MS:g} ms, both ways")
         if not self._story.submission["jobs"]:
-            self._story.put_data(client, self._root)
-        names = self._story.submit(client)
+            persist(lambda: self._story.put_data(client, self._root))
+        names = persist(lambda: self._story.submit(client))
         say(f"submitted {self._story.submission['pipeline']}: {', '.join(names)}")
         jobs = self._story.follow(client, names)
         poem = self._poem(client, jobs)
-        say(heading("evaluation") + "\n" + report.evaluation(client, jobs, self._state / "reports"))
+        say(heading("evaluation"))
+        say(persist(lambda: report.evaluation(client, jobs, self._state / "reports")))
         if not keep and any(is_service(job) for job in jobs):
             say("\nstopping the service, so that its bill is whole")
             jobs = self._story.end_services(client, jobs)
             self._story.wait_for_meter(client)
         self._write_counts()
-        summary = report.summarise(client, jobs, {**read_json(self._state / "counts.json"), "poem": poem})
-        say(heading("bill") + "\n" + report.whole_bill(client, summary))
+        more = {**read_json(self._state / "counts.json"), "poem": poem}
+        summary = persist(lambda: report.summarise(client, jobs, more))
+        say(heading("bill"))
+        say(persist(lambda: report.whole_bill(client, summary)))
         report.check_ledger(client)
         path = report.write_summary(self._state, summary)
         say(heading("stages") + "\n" + report.summary_text(summary) + f"\nwritten to {path}")
@@ -145,14 +150,15 @@ class _Play:
         from suan.doors.cli.quickstart.poem import PROMPT, write_poem
 
         services = [job for job in jobs if is_service(job)]
-        if not services:
-            return ""
+        if not services or self._story.poem:
+            return self._story.poem
         model = services[0]["task"]["name"]
         self._screen.say(heading(f"a poem from {model}, by the OpenAI client at {client.url}/v1: {PROMPT}"))
         while True:
             try:
                 poem = write_poem(client.url, client.key, model, self._screen.write)
                 self._screen.say("")
+                self._story.keep_poem(poem)
                 return poem
             except NotNow:
                 if not self._machines.watch():
@@ -198,7 +204,8 @@ def _empty(folder: Path, screen: Screen) -> None:
 
     Raises: Refused `not_ours` for a folder that the quickstart did not make.
     """
-    there = [entry for entry in folder.iterdir() if entry.name != "lock"]
+    folder.mkdir(exist_ok=True)
+    there = list(folder.iterdir())
     if there and not (folder / _MARK).is_file():
         raise Refused(
             "not_ours", f"{folder} is not the quickstart's", hint="give an empty folder: --state DIR"
@@ -224,8 +231,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
     Raises: NotNow `already_running`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from suan.doors.cli import process as processes
 from suan.doors.cli.process import Process
@@ -19,7 +20,10 @@ from suan.doors.cli.quickstart.world import SITES, DeclaredSite, site_toml
 from suan.doors.client import Client
 from suan.grid.error import NotNow, Refused, SuanError
 
+Result = TypeVar("Result")
+
 _START_S = 60.0
+_AWAY_S = 120.0
 _STOP_S = 45.0  # an agent gives its runs 10 s, then tells the grid how they ended
 _MOST_DEATHS = 8  # of one process in a minute: then something is wrong with it
 _OFFLINE = {
@@ -92,6 +96,21 @@ class Machines:
             else:
                 self._start_agent(next(site for site in SITES if site.name == name), None)
         return bool(dead)
+
+    def persist(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives, done again while the grid is away. For work that may be done twice.
+
+        Raises: NotNow when the grid stays away.
+        """
+        deadline_s = time.monotonic() + _AWAY_S
+        while True:
+            self.watch()
+            try:
+                return work()
+            except NotNow:
+                if time.monotonic() > deadline_s:
+                    raise
+            time.sleep(0.3)
 
     def stop(self) -> list[str]:
         """Ends the agents, which end their runs, then the grid; what had to be killed. Nothing is left."""
@@ -193,7 +212,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, Any]:
     """The object in the file, empty where there is none that can be read."""
     try:
         found = json.loads(path.read_text("utf-8"))

@@ -29,6 +29,8 @@ def evaluation(client: Client, jobs: list[Json], folder: Path) -> str:
             shutil.rmtree(place, ignore_errors=True)
             try:
                 client.get(name, place, wait_s=60.0)
+            except NotNow:
+                raise
             except SuanError as error:
                 return f"{name} could not be brought here: {error}\n{metrics_text(job['metrics'])}"
             if (page := place / "report.md").is_file():

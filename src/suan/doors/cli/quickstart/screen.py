@@ -14,6 +14,7 @@ from suan.doors.cli.jobs import last_run, metrics_text, progress_text, span_text
 
 Json = dict[str, Any]
 _LINE_EVERY_S = 5.0  # plain progress of one job
+_BAR = 12  # columns
 _SHORT = 60  # characters of a reason in the live table
 
 
@@ -109,12 +110,14 @@ def _table(jobs: list[Json]) -> Any:
         "failed": "red",
         "stopped": "yellow",
     }
-    table = Table(box=None, pad_edge=False)
-    for heading in ("stage", "site", "phase", "ran", "", ""):
+    table = Table(box=None, pad_edge=False, expand=True)
+    for heading in ("stage", "site", "phase", "ran"):
         table.add_column(heading, justify="right" if heading == "ran" else "left", no_wrap=True)
+    table.add_column("", width=_BAR)
+    table.add_column("", no_wrap=True, ratio=1)  # the one that gives way where the terminal is narrow
     for job in jobs:
         phase, progress = _phase(job), job["progress"]
-        bar = ""
+        bar: Any = ""
         if phase == "placed" and isinstance(progress.get("total"), int | float):
             bar = ProgressBar(
                 total=float(progress["total"]), completed=float(progress.get("step", 0)), width=20
@@ -135,7 +138,7 @@ def _table(jobs: list[Json]) -> Any:
 
 def _few(metrics: Json) -> Json:
     """The metrics that fit into a line; val_loss first where there is one."""
-    chosen = {name: metrics[name] for name in ("first_val_loss", "val_loss") if name in metrics}
+    chosen: Json = {name: metrics[name] for name in ("first_val_loss", "val_loss") if name in metrics}
     return chosen or dict(list(metrics.items())[:3])
 
 

@@ -40,6 +40,15 @@ class Story:
         """{key, pipeline, file, tasks, jobs}; empty before there is one."""
         return read_json(self._path)
 
+    @property
+    def poem(self) -> str:
+        """What the service wrote, "" before it did."""
+        return str(self.submission.get("poem", ""))
+
+    def keep_poem(self, poem: str) -> None:
+        """From now on the service may be stopped: it has done what it was to do."""
+        write_json(self._path, {**self.submission, "poem": poem})
+
     def prepare(self, file: Path) -> None:
         """Reads the pipeline and writes down what is to be submitted, unless an earlier start did.
 
@@ -130,11 +139,15 @@ class Story:
                 if time.monotonic() - heard_s > _AWAY_S:
                     raise
             self._screen.show([jobs[name] for name in names if name in jobs])
-            if failed := [job for job in jobs.values() if job["phase"] in ("failed", "stopped")]:
+            if failed := [job for job in jobs.values() if self._has_failed(job)]:
                 raise _stage_failed(failed[0])
             if len(jobs) == len(names) and all(_settled(job) for job in jobs.values()):
                 return [jobs[name] for name in names]
             time.sleep(POLL_S)
+
+    def _has_failed(self, job: Json) -> bool:
+        """A service that we stopped, after its poem, in an earlier start has not."""
+        return job["phase"] == "failed" or (job["phase"] == "stopped" and not (is_service(job) and self.poem))
 
     def _show_bids(self, client: Client, jobs: dict[str, Json]) -> None:
         """Each job's considered bids, as soon as what it reads exists: before it runs."""
@@ -160,7 +173,8 @@ class Story:
         for job in jobs:
             if job["ended_at_s"] is None:
                 client.stop(job["id"])
-        names, ended = [job["id"] for job in jobs], {}
+        names = [job["id"] for job in jobs]
+        ended: dict[str, Json] = {}
         while len(ended) < len(names):
             self._machines.watch()
             try:
