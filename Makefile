@@ -63,9 +63,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "setup: bringing .venv up to date"; \
 	elif [[ -n "$(TORCH_INDEX)" ]] || $(BIN)/pip index versions torch 2>/dev/null | grep -q "$$torch+cpu" \
 	     || [[ "$$(uname -s)" != Linux ]]; then \
-	  echo "setup: about 0.4 GB to download, 1.2 GB on disk: torch $$torch is a CPU build"; \
+	  echo "setup: about 0.5 GB to download, 2 GB on disk: torch $$torch is a CPU build"; \
 	else \
-	  echo "setup: about 3 GB to download, 7 GB on disk: this platform's torch $$torch brings NVIDIA's CUDA libraries"; \
+	  echo "setup: about 3 GB to download, 8 GB on disk: this platform's torch $$torch brings NVIDIA's CUDA libraries"; \
 	  command -v nvidia-smi >/dev/null || \
 	    echo "setup: there is no NVIDIA GPU here; Ctrl-C now and give PyTorch's CPU wheel index to spare most of it:" \
 	         "make setup TORCH_INDEX=URL (pytorch.org, Get Started, has the address)"; \

@@ -211,12 +211,13 @@ class Reader:
     def wait_for_sites(self) -> None:
         """Until every site whose agent was started is ready and has said which pools it has."""
         deadline_s = time.monotonic() + _START_S
-        while len(re.findall(r" (?:ready|draining) .* CPU-", self.type("suan sites").stdout)) < len(
-            self._terminals
-        ):
+        while self._sites_that_joined() < len(self._terminals):
             logs = [path.read_text("utf-8", "replace") for path in self.folder.glob("terminal-*.log")]
             assert time.monotonic() < deadline_s, f"{self.type('suan sites').stdout}\n{logs}"
             time.sleep(0.2)
+
+    def _sites_that_joined(self) -> int:
+        return len(re.findall(r" (?:ready|draining) .* CPU-", self.type("suan sites").stdout))
 
     def leave(self) -> None:
         """Ctrl-C everywhere, and `suan down`; waits until all has ended."""

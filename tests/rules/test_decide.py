@@ -3,6 +3,7 @@
 import pytest
 from scenario import NIGHT, Scenario, check, task
 
+from suan.control.execute import orders_for
 from suan.grid import fact as f
 from suan.grid.account import Budget, Quota
 from suan.grid.error import Refused
@@ -299,3 +300,15 @@ def test_a_draining_site_stays_so_through_silence_and_return() -> None:
     check(grid, f"wait {job}: no_site")
     grid.tell(f.SiteDraining(at_s=grid.now_s, site="west", draining=False))
     check(grid, f"place {job} at west/p0 on 1")
+
+
+def test_an_artifact_that_is_mounted_is_moved_and_named_in_the_order() -> None:
+    grid = Scenario().site("west", "H100-SXM 1x8").artifact("folder:conf@1", "west")
+    made = task(inputs={"d": "folder:conf"}, file_mounts={"/etc/a": "folder:conf", "b": "d"})
+    (job,) = grid.submit(made)
+    check(grid, f"place {job} at west/p0 on 1")
+    (order,) = orders_for(grid.state, "west", grid.policy, grid.now_s).launch
+    assert order.mounts == {"/etc/a": "folderconf1", "b": "folderconf1"}
+    assert order.inputs == {"d": "folderconf1"}
+    with pytest.raises(Refused, match="nothing writes"):
+        grid.submit(task(file_mounts={"x": "folder:none"}))

@@ -153,7 +153,11 @@ def _launch(state: State, run: Run, policy: Policy) -> LaunchOrder:
     task = job.task
     resources = task.resources[run.resources_index]
     digests = {name: state.artifacts[artifact].digest for name, artifact in run.inputs.items()}
-    mounts = {path: digests[name] for path, name in task.file_mounts.items() if name in digests}
+    # a mount names one of the task's inputs, or an artifact that `admit` has bound under the mount's path
+    mounts = {
+        path: digests.get(source, digests.get(f"mount:{path}", ""))
+        for path, source in task.file_mounts.items()
+    }
     return LaunchOrder(
         run=run.id,
         job=job.id,
@@ -167,7 +171,7 @@ def _launch(state: State, run: Run, policy: Policy) -> LaunchOrder:
         setup=task.setup,
         env=task.envs,
         secrets=task.secrets,
-        inputs=digests,
+        inputs={name: digest for name, digest in digests.items() if name in task.inputs},
         outputs=tuple(task.outputs),
         mounts=mounts,
         workdir=digests.get("workdir", ""),

@@ -130,7 +130,7 @@ class Grid:
             return orders_for(self.state, site, self.policy, self.now_s(), secret=self._secret, seen=there)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Calls `listener` with new facts, already durable, from the writing thread; returns what ends that."""
+        """Calls `listener` with new, durable facts from the writing thread; returns what ends that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

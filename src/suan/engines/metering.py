@@ -44,7 +44,7 @@ def metered(power: PowerShare, wall_s: float, cpu_s: float, peak_memory_bytes: i
     device_w = power.device_w * (IDLE_RATIO + (1 - IDLE_RATIO) * busy_ratio)
     joules = device_w * device_s + power.host_w * wall_s
     return Usage(
-        device_s=round(device_s),
+        device_s=round(device_s, 3),
         cpu_s=round(cpu_s, 3),
         energy_kwh=joules / 1000 / HOUR_S,
         energy_source="modelled",

@@ -15,6 +15,10 @@ from suan.rules.fit import fit
 MAX_NODES = 100_000
 MAX_TEXT_BYTES = 1 << 20
 
+_Pipeline = tuple[
+    tuple[str, ...], tuple[Task, ...], dict[str, tuple[int, str]]
+]  # ids, tasks, who writes what
+
 
 def admit(
     state: State,
@@ -49,13 +53,6 @@ def admit(
     for index, task in enumerate(tasks):
         _check(task)
         _possible(state, task)
-        inputs = {
-            name: _bind(state, tenant, index, (ids, tasks, outputs), text)
-            for name, text in task.inputs.items()
-        }
-        inputs |= {
-            f"after:{name}": InputBinding(from_job=ids[_earlier(tasks, index, name)]) for name in task.after
-        }
         facts.append(
             JobSubmitted(
                 at_s=now_s,
@@ -63,7 +60,7 @@ def admit(
                 tenant=tenant,
                 task=task,
                 pipeline=pipeline,
-                inputs=inputs,
+                inputs=_inputs(state, tenant, index, (ids, tasks, outputs)),
                 idempotency_key=idempotency_key,
             )
         )
@@ -101,13 +98,20 @@ def _outputs(tasks: tuple[Task, ...]) -> dict[str, tuple[int, str]]:
     return found
 
 
-def _bind(
-    state: State,
-    tenant: str,
-    index: int,
-    pipeline: tuple[tuple[str, ...], tuple[Task, ...], dict[str, tuple[int, str]]],
-    text: str,
-) -> InputBinding:
+def _inputs(state: State, tenant: str, index: int, pipeline: _Pipeline) -> dict[str, InputBinding]:
+    """What the task waits for: its inputs, artifacts that it mounts by name, tasks it comes after."""
+    ids, tasks, _ = pipeline
+    task = tasks[index]
+    mounts = {f"mount:{path}": name for path, name in task.file_mounts.items() if name not in task.inputs}
+    bound = {
+        name: _bind(state, tenant, index, pipeline, text) for name, text in {**task.inputs, **mounts}.items()
+    }
+    return bound | {
+        f"after:{name}": InputBinding(from_job=ids[_earlier(tasks, index, name)]) for name in task.after
+    }
+
+
+def _bind(state: State, tenant: str, index: int, pipeline: _Pipeline, text: str) -> InputBinding:
     """What an input stands for: an earlier task's output, else a version that exists, else what a job is
     writing.
     """

@@ -83,7 +83,7 @@ def _setting(cycle: Cycle, job: Job, supply: Supply, moves: tuple[Move, ...]) ->
 
 
 def _pool_bids(cycle: Cycle, job: Job, offer: Offer) -> Iterator[Bid]:
-    """Bids in one pool: as soon as possible and, for jobs that may wait, whenever electricity changes price."""
+    """Bids in one pool: as soon as possible and, for jobs that may wait, at every change of price."""
     policy, now_s, task = cycle.policy, cycle.now_s, job.task
     supply, setting, devices = offer.supply, offer.setting, offer.devices
     run_s = duration_s(task, supply.pool, policy)

@@ -79,7 +79,7 @@ def moves_to(
                 need=artifact.bytes,
                 have=0,
                 unit="bytes",
-                help=f"declare a link: suan link {holders.split(',')[0]} {site} --mbit-per-s 100",
+                help=f"declare a link: suan link set {holders.split(',')[0]} {site} --mbit-per-s 100",
             )
         moves[artifact.id] = reachable[0]
     return tuple(moves.values())

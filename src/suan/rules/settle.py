@@ -80,7 +80,7 @@ def _balanced(
             what=what,
             quantity=quantity,
             unit=unit,
-            unit_price_microyuan=unit_price,
+            unit_price_microyuan=round(unit_price, 3),
             at_s=at_s,
             job=job,
             site=site,

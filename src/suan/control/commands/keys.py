@@ -32,7 +32,7 @@ def issue_key(role: Role, tenant: str, label: str = "", expires_s: int | None = 
 
     def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], Issued]:
         if tenant not in state.tenants:
-            raise unknown("tenant", tenant, "suan tenants")
+            raise unknown("tenant", tenant, "suan tenant")
         expires_at_s = None if expires_s is None else now_s + expires_s
         key = Key(
             id=next_key_id(state),

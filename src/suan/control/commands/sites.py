@@ -68,7 +68,7 @@ def join_site(
             raise Refused(
                 "bad_token",
                 f"this is no unused join token for {site}",
-                hint=f"an operator makes one: suan join --token-for {site}",
+                hint=f"an operator makes one: suan join-token {site}",
                 status=401,
             )
         facts: list[f.Fact] = [

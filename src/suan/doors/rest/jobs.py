@@ -39,7 +39,7 @@ def submit_jobs(
     """Submits tasks, as JSON or as a task file. The same Idempotency-Key gives the same jobs again."""
     owner = tenant_for(key, tenant)
     if owner not in here.grid.state.tenants:
-        raise unknown("tenant", owner, "suan tenants")
+        raise unknown("tenant", owner, "suan tenant")
     tasks = _tasks(request, body, here.grid.now_s())
     ids = here.grid.do(submit(owner, tasks.tasks, tasks.pipeline, idempotency_key))
     return Json(

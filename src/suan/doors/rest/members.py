@@ -54,7 +54,7 @@ def get_tenant(here: Here, key: Viewer, name: str) -> Response:
 
     def view(state: State) -> dict[str, Any]:
         if name not in state.tenants or not sees(key, name):
-            raise unknown("tenant", name, "suan tenants")
+            raise unknown("tenant", name, "suan tenant")
         return _view(state, state.tenants[name])
 
     return Json(here.grid.read(view))

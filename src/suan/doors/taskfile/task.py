@@ -25,7 +25,7 @@ MAX_NAME_CHARACTERS = 100
 MAX_NODES = 100_000
 
 _SET_ASIDE = {
-    "event_callback": "watch jobs with suan jobs --watch or the events of the REST API",
+    "event_callback": "follow jobs with suan logs -f, or the events of the REST API",
     "config": "it configures SkyPilot's clouds",
     "experimental": "it configures SkyPilot itself",
     "file_mounts_mapping": "it is SkyPilot's own bookkeeping",

@@ -128,14 +128,16 @@ def check_ledger(client: Client) -> None:
 
 def next_commands(state: Path, config: Path, *, running: bool) -> str:
     """What to type next."""
-    lines = []
-    if not running:
-        lines.append("make quickstart ARGS='--resume --keep'    # the same grid again, left running, then:")
+    again = f"suan quickstart --state {state}"
+    lines = (
+        []
+        if running
+        else [f".venv/bin/{again} --resume --keep    # the same grid again, left running; then:"]
+    )
     lines += [
         f"export SUAN_CONFIG={config}",
         ".venv/bin/suan jobs      .venv/bin/suan why JOB      .venv/bin/suan prices      .venv/bin/suan bill",
         ".venv/bin/suan quote examples/poet/pipeline.yaml",
+        f".venv/bin/{again} --stop    # ends what --keep left running",
     ]
-    if running:
-        lines.append(f".venv/bin/suan quickstart --stop --state {state}    # ends what is running")
     return "\n".join(f"  {line}" for line in lines)
