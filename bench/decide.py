@@ -1,7 +1,7 @@
 """How long does one plan take with 10,000 queued jobs and 100 pools?
 
-Limit: 5 CPU-seconds, a sixth of the sites' lease, so that reports are answered in time between plans. Beside it
-the bound that no scheduler written in Python can beat: touching every queued job once.
+Limit: 5 CPU-seconds, a sixth of the sites' lease, so that reports are answered in time between plans. Beside
+it the bound that no scheduler written in Python can beat: touching every queued job once.
 """
 
 import random

@@ -1,10 +1,9 @@
-"""How many submissions a second does the grid accept with an fsync behind each answer, and how long does a
-restart with 100,000 facts take?
+"""How many submissions a second are accepted with an fsync behind each answer? How long does a restart take?
 
-Limits: 500 submissions/s, what Slurm's high-throughput guide says Slurm sustains for simple batch jobs
-(high_throughput.shtml of Slurm 24.11); 10 s for a restart, a third of the lease, so that no site fences itself
-meanwhile. Bounds in the same run: bare fsyncs on the same disk by one caller, and decoding the same facts
-without folding them.
+Limits: 500 submissions/s, what Slurm's high-throughput guide says that Slurm sustains for simple batch jobs
+(high_throughput.shtml of Slurm 24.11); 10 s for a restart with 100,000 facts, a third of the lease, so that
+no site fences itself meanwhile. Bounds in the same run: bare fsyncs on the same disk by one caller, and
+decoding the same facts without folding them.
 """
 
 import os

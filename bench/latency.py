@@ -1,8 +1,8 @@
 """How long is it from a submission to the first line of the job's own output?
 
-A real grid and a real agent, each a process, one job at a time. Limit: 1 s, below which people feel a start as
-immediate (Nielsen, Usability Engineering, 1993, chapter 5). Beside it, in the same run: the same shell started by
-hand.
+A real grid and a real agent, each a process, one job at a time. Limit: 1 s, below which people feel a start
+as immediate (Nielsen, Usability Engineering, 1993, chapter 5). Beside it, in the same run: the same shell
+started by hand.
 """
 
 import json

@@ -35,7 +35,7 @@ def show(name: str, results: list[Result]) -> None:
         for r in results:
             sign = "≥" if r.higher_is_better else "≤"
             mark = "ok  " if r.within else "OVER"
-            print(f"{mark} {r.what}: {r.value:,.4g} {r.unit} (limit {sign} {r.limit:g} {r.unit}, {r.limit_source});"
-                  f" {r.ratio:,.3g} x {r.beside}")  # fmt: skip
+            limit = f"limit {sign} {r.limit:g} {r.unit}, {r.limit_source}"
+            print(f"{mark} {r.what}: {r.value:,.4g} {r.unit} ({limit}); {r.ratio:,.3g} x {r.beside}")
     if not all(result.within for result in results):
         sys.exit(1)

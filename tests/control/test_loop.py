@@ -91,14 +91,14 @@ def test_a_silent_site_becomes_unknown_then_fenced_and_its_job_runs_once_elsewhe
     second = grid.state.jobs[job_id].runs[1]
     assert grid.state.runs[second].site == other
     # The fenced site comes back and claims success for the old run: too late, and told to stop and forget it.
-    late = RunSeen(run=first, phase=RunPhase.ENDED, cause=EndCause.EXITED, exit_code=0,
-                   outputs={"o": OutputSeen(digest="old", bytes=1, files=1)})  # fmt: skip
+    done = {"phase": RunPhase.ENDED, "cause": EndCause.EXITED, "exit_code": 0}
+    late = RunSeen(run=first, outputs={"o": OutputSeen(digest="old", bytes=1, files=1)}, **done)
     orders = report(grid, site, late)
     assert orders.forget == (first,)
     assert orders.epoch == 2
     assert not grid.state.artifacts
-    ended = RunSeen(run=second, phase=RunPhase.ENDED, started_at_s=clock.at_s, cause=EndCause.EXITED, exit_code=0,
-                    usage=Usage(device_s=4), outputs={"o": OutputSeen(digest="new", bytes=1, files=1)})  # fmt: skip
+    new = {"o": OutputSeen(digest="new", bytes=1, files=1)}
+    ended = RunSeen(run=second, started_at_s=clock.at_s, usage=Usage(device_s=4), outputs=new, **done)
     report(grid, other, ended)
     report(grid, other, ended)  # told twice
     assert [artifact.digest for artifact in grid.state.artifacts.values()] == ["new"]

@@ -1,4 +1,4 @@
-"""Copies a grid's journal into a file for replay tests: `python tests/replay/record.py STATE/grid.sqlite OUT.jsonl.gz`.
+"""Copies a journal for replay tests: `python tests/replay/record.py STATE/grid.sqlite OUT.jsonl.gz`.
 
 Secrets of tasks must not be among the facts: record runs of the examples only.
 """

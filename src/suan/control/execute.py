@@ -107,11 +107,7 @@ def orders_for(
         fetch=tuple(fetch),
         tickets=tuple(tickets),
         forget=tuple(forget),
-        keep=tuple(
-            state.artifacts[artifact].digest
-            for artifact, replicas in state.replicas.items()
-            if site in replicas
-        ),
+        keep=tuple(state.artifacts[artifact].digest for artifact in state.held.get(site, {})),
     )
     content = (orders.epoch, orders.launch, orders.stop, orders.fetch, orders.tickets, orders.forget)
     return msgspec.structs.replace(orders, version=zlib.crc32(_encode(content)))

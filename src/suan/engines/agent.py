@@ -92,6 +92,7 @@ class Agent:
         """
         self.site = site
         self.epoch = 0  # 0: no orders yet
+        self._obeyed_s = 0  # `now_s` of the newest orders obeyed
         self.engine, self.store, self.mover, self.door = engine, store, mover, door
         self.changed = threading.Event()  # set when something has happened that a step would tell
         self._folder = folder.resolve()
@@ -168,6 +169,7 @@ class Agent:
 
     def _obey(self, orders: Orders, age_s: float) -> None:
         self.epoch = orders.epoch
+        self._obeyed_s = orders.now_s
         # A run that left the staging since the last step is with the engine by now.
         self._there = self.engine.runs() if self.engine else ()
         self._renew_lease(orders.lease_s - age_s)
@@ -212,12 +214,10 @@ class Agent:
                 if spec is not None and not staging.cancelled and self._may_launch():
                     assert self.engine is not None, "without an engine nothing is staged"
                     self.engine.launch(spec)
-        except (SuanError, OSError) as error:
-            log.warning("run %s could not be started: %s", order.run, error)
-            self._settle_unstarted(order.run, EndCause.NOT_STARTED, str(error))
         except Exception as error:  # a bug must not look like a run that is staged for ever
-            log.exception("run %s could not be started", order.run)
-            self._settle_unstarted(order.run, EndCause.NOT_STARTED, f"{type(error).__name__}: {error}")
+            code = error.code if isinstance(error, SuanError) else type(error).__name__
+            log.warning("run %s could not be started", order.run, exc_info=error)
+            self._settle_unstarted(order.run, EndCause.NOT_STARTED, f"{code}: {error}")
         finally:
             with self._lock:
                 self._staging.pop(order.run, None)
@@ -311,6 +311,7 @@ class Agent:
             pools=pools,
             data_url=self.door.url if self.door else "",
             fenced=any(run.cause is EndCause.FENCED for run in self._there),
+            knows_s=self._obeyed_s,
         )
 
     def _seen(self, run: EngineRun) -> RunSeen:

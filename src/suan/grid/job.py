@@ -108,7 +108,7 @@ TERMINAL_PHASES = frozenset({JobPhase.SUCCEEDED, JobPhase.FAILED, JobPhase.STOPP
 
 
 class InputBinding(msgspec.Struct, frozen=True, kw_only=True):
-    """What an input stands for: an artifact version that exists, what another job will write, or its success."""
+    """What an input stands for: a version that exists, what another job will write, or its success."""
 
     artifact: str = ""  # kind:name@version, once known
     from_job: str = ""  # else the job that writes it

@@ -44,6 +44,9 @@ class State:
         default_factory=dict
     )  # kind:name -> {unfinished job: output name}
     replicas: dict[str, dict[str, int]] = field(default_factory=dict)  # artifact -> {site: since}
+    held: dict[str, dict[str, None]] = field(
+        default_factory=dict
+    )  # the same the other way: site -> artifacts
     transfers: dict[str, Transfer] = field(default_factory=dict)
     open_transfers: dict[str, None] = field(default_factory=dict)
     submissions: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)  # (tenant, key) -> jobs

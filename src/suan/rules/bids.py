@@ -12,7 +12,7 @@ from suan.grid.units import yuan_text
 from suan.rules.cycle import Cycle, Offer, Offers
 from suan.rules.fit import quota_reason
 from suan.rules.move import Move, moves_to
-from suan.rules.quote import Setting, duration_s, price_changes, quote
+from suan.rules.quote import Setting, duration_s, price_drops, quote
 from suan.rules.supply import Supply
 
 KEPT_BIDS = 12  # in the journal, for each placement
@@ -93,7 +93,7 @@ def _pool_bids(cycle: Cycle, job: Job, offer: Offer) -> Iterator[Bid]:
         horizon_s = now_s + policy.shift_horizon_s
         if task.deadline_s is not None:
             horizon_s = min(horizon_s, job.submitted_at_s + task.deadline_s - run_s)
-        starts.extend(price_changes(setting.tariff, soonest_s, horizon_s))
+        starts.extend(price_drops(setting.tariff, soonest_s, horizon_s))
     for start_s in starts:
         yield Bid(
             site=supply.site.name,

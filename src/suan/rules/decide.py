@@ -22,6 +22,10 @@ from suan.rules.quote import duration_s
 from suan.rules.reasons import devices_reason, moving, nowhere, too_dear
 from suan.rules.supply import Supply, supplies
 
+NO_DEVICES = (
+    "no_devices"  # the engine's word for free devices that lie on the wrong nodes: no fault of the job
+)
+
 
 def decide(state: State, policy: Policy, now_s: int) -> Plan:
     """The plan for this moment. Same input, same plan."""
@@ -80,8 +84,8 @@ def _stops(state: State) -> Iterator[Action]:
 
 def _hopeless(state: State, policy: Policy, job: Job) -> str:
     """Why the job can never run any more; "" while it still may."""
-    if job.refusals > policy.refusals_limit:
-        why = state.runs[job.runs[-1]].stop_reason
+    why = state.runs[job.runs[-1]].stop_reason if job.refusals else ""
+    if job.refusals > policy.refusals_limit and not why.startswith(NO_DEVICES):
         return f"{job.refusals} times in a row no engine could start it: {why}"
     for binding in job.inputs.values():
         writer = state.jobs.get(binding.from_job)

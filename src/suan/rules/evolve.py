@@ -73,9 +73,10 @@ def evolve(state: State, fact: f.Fact) -> None:
         case f.ArtifactCommitted():
             _commit(state, fact)
         case f.ReplicaAdded():
-            state.replicas.setdefault(fact.artifact, {}).setdefault(fact.site, fact.at_s)
+            _add_replica(state, fact.artifact, fact.site, fact.at_s)
         case f.ReplicaRemoved():
             state.replicas.get(fact.artifact, {}).pop(fact.site, None)
+            state.held.get(fact.site, {}).pop(fact.artifact, None)
         case f.TransferOrdered():
             _order_transfer(state, fact)
         case f.TransferEnded():
@@ -314,6 +315,11 @@ def _commit(state: State, fact: f.ArtifactCommitted) -> None:
         state.jobs[job.id] = replace(job, outputs={**job.outputs, fact.output: artifact.id})
 
 
+def _add_replica(state: State, artifact: str, site: str, at_s: int) -> None:
+    state.replicas.setdefault(artifact, {}).setdefault(site, at_s)
+    state.held.setdefault(site, {})[artifact] = None
+
+
 def _order_transfer(state: State, fact: f.TransferOrdered) -> None:
     artifact = state.artifacts[fact.artifact]
     before = state.transfers.get(fact.transfer)
@@ -343,7 +349,7 @@ def _end_transfer(state: State, fact: f.TransferEnded) -> None:
         transfer, phase=phase, ended_at_s=fact.at_s, moved_bytes=fact.moved_bytes, why=fact.failed
     )
     if phase == TransferPhase.DONE:
-        state.replicas.setdefault(transfer.artifact, {}).setdefault(transfer.destination, fact.at_s)
+        _add_replica(state, transfer.artifact, transfer.destination, fact.at_s)
 
 
 # ---------------------------------------------------------------- money

@@ -5,7 +5,7 @@ Knows prices. Does not know what is free (`decide`) or whether the pool can run 
 """
 
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import msgspec
 
@@ -37,14 +37,14 @@ class _Sums:
     tariffs.
     """
 
-    __slots__ = ("carbon", "changes", "first_hour", "money", "tariff")
+    __slots__ = ("carbon", "drops", "first_hour", "money", "tariff")
 
     def __init__(self, tariff: Tariff, first_hour: int) -> None:
         rates = [hour_rate(tariff, first_hour + offset) for offset in range(-1, _WINDOW_H)]
-        self.changes = [
+        self.drops = [
             (first_hour + offset) * HOUR_S
-            for offset in range(_WINDOW_H)
-            if rates[offset] != rates[offset + 1]
+            for offset, (before, after) in enumerate(pairwise(rates))
+            if after[0] < before[0] or after[1] < before[1]
         ]
         rates = rates[1:]
         self.tariff = tariff
@@ -151,15 +151,13 @@ def quote(job: Job, setting: Setting, devices: int, start_s: int, policy: Policy
     )
 
 
-def price_changes(tariff: Tariff | None, from_s: int, until_s: int) -> list[int]:
-    """Moments in (from_s, until_s] at which the price of electricity changes: the only starts worth
-    comparing.
-    """
+def price_drops(tariff: Tariff | None, from_s: int, until_s: int) -> list[int]:
+    """Moments in (from_s, until_s] at which electricity becomes cheaper or cleaner: starts worth waiting for."""
     if tariff is None or until_s <= from_s:
         return []
     window_s = _WINDOW_H * HOUR_S
-    changes: list[int] = []
+    drops: list[int] = []
     for window in range(from_s // window_s, until_s // window_s + 1):
-        known = _window(tariff, window).changes
-        changes.extend(known[bisect_right(known, from_s) : bisect_right(known, until_s)])
-    return changes
+        known = _window(tariff, window).drops
+        drops.extend(known[bisect_right(known, from_s) : bisect_right(known, until_s)])
+    return drops

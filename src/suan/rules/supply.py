@@ -11,7 +11,9 @@ from itertools import accumulate
 from suan.grid.site import Pool, Site, SitePhase
 from suan.grid.state import State
 
-OVERDUE_S = 60  # a run past its expected end is expected to end within this
+OVERDUE_S = (
+    60  # a run past its expected end goes on for at least so long, or as long again as it has run so far
+)
 
 
 @dataclass(slots=True)
@@ -83,7 +85,9 @@ def supplies(state: State, now_s: int) -> list[Supply]:
         for run_id in state.open_runs.get(site.name, {}):
             run = state.runs[run_id]
             if supply := found.get((site.name, run.pool)):
-                end_s = run.expected_end_s if run.expected_end_s > now_s else now_s + OVERDUE_S
+                end_s = run.expected_end_s
+                if end_s <= now_s:
+                    end_s = now_s + max(OVERDUE_S, now_s - run.placed_at_s)
                 supply.ends.append((end_s, run.devices))
     for supply in found.values():
         supply.ends.sort()

@@ -18,7 +18,7 @@ import click
 @click.option("--until-s", type=click.IntRange(min=0), default=None, help="Stop after so many seconds.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a policy, a line each.")
 def simulate_command(
-    world: Path, jobs: Path, policies: tuple[str, ...], seed: int, until_s: int | None, as_json: bool
+    *, world: Path, jobs: Path, policies: tuple[str, ...], seed: int, until_s: int | None, as_json: bool
 ) -> None:
     """Run a trace of jobs through the grid in virtual time.
 

@@ -235,7 +235,7 @@ class SimulatedSite:
                 run=order.run,
                 phase=RunPhase.ENDED,
                 cause=EndCause.NOT_STARTED,
-                detail=trouble.what,
+                detail=f"{trouble.code}: {trouble.what}",
             )
 
 

@@ -4,6 +4,7 @@ A file that names data of ours is ordered by that data alone.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -15,7 +16,7 @@ def in_file_order(tasks: Sequence[Task]) -> tuple[Task, ...]:
     if len(tasks) < 2 or any(task.inputs or task.outputs or task.recipe for task in tasks):
         return tuple(tasks)
     ordered = [tasks[0]]
-    for before, task in zip(tasks, tasks[1:], strict=False):
+    for before, task in pairwise(tasks):
         note = f"starts when {before.name} has succeeded, as in SkyPilot; inputs: and outputs: order by data"
         ordered.append(msgspec.structs.replace(task, after=(before.name,), notes=(*task.notes, note)))
     return tuple(ordered)
