@@ -289,7 +289,8 @@ class Agent:
         staging = dict(self._staging)
         self._there = self.engine.runs() if self.engine else ()
         self._wattage.look([(there, self._noted(there.run)) for there in self._there])
-        runs = {run: _staged(run) for run in staging}
+        progress: dict[str, float | str] = {"phase": "staging"}
+        runs = {run: RunSeen(run=run, phase=RunPhase.ORDERED, progress=progress) for run in staging}
         for there in self._there:
             runs[there.run] = self._seen(there)
         runs |= self._ends.all()
@@ -395,7 +396,3 @@ class Agent:
             self._storing.pop(seen.run, None)
         self.changed.set()
         return True
-
-
-def _staged(run: str) -> RunSeen:
-    return RunSeen(run=run, phase=RunPhase.ORDERED, progress={"phase": "staging"})

@@ -152,7 +152,7 @@ def quote(job: Job, setting: Setting, devices: int, start_s: int, policy: Policy
 
 
 def price_drops(tariff: Tariff | None, from_s: int, until_s: int) -> list[int]:
-    """Moments in (from_s, until_s] at which electricity becomes cheaper or cleaner: starts worth waiting for."""
+    """Moments in (from_s, until_s] at which electricity becomes cheaper or cleaner: worth waiting for."""
     if tariff is None or until_s <= from_s:
         return []
     window_s = _WINDOW_H * HOUR_S
