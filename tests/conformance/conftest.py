@@ -35,7 +35,3 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EngineSite]
     while (left := processes_of(tmp_path)) and time.monotonic() < deadline_s:
         time.sleep(0.02)  # a run has ended a moment before its supervisor has
     assert not left, "a run left processes behind"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(ability): skipped for engines without it")

@@ -160,6 +160,8 @@ def test_a_quote_shows_bids_and_stores_nothing(suan: Callable[..., Json], tmp_pa
     assert "total CNY" in suan("quote", file)
     (quoted,) = suan("quote", file, "--json")["quotes"]
     assert quoted["considered"]["bids"][0]["devices"] == 2
+    wanting = task(tmp_path, "name: later\nrun: 'true'\nsecrets: {TOKEN: null}")
+    assert "no value yet: TOKEN" in suan("quote", wanting)
     assert suan("jobs", "--json", "--limit", "500")["items"] == before
 
 

@@ -134,6 +134,16 @@ def test_tenants_do_not_see_each_other(world: World) -> None:
     assert operator.jobs(tenant="alice")["items"][0]["id"] == job
 
 
+def test_sites_name_no_runs_of_others(world: World) -> None:
+    run = world.place(world.submit())
+    seen = {
+        who: [name for site in world.client(who).sites() for name in site["open_runs"]]
+        for who in ("alice", "bob", "operator")
+    }
+    assert seen == {"alice": [run], "bob": [], "operator": [run]}
+    assert sum(pool["used_devices"] for site in world.client("bob").sites() for pool in site["pools"]) > 0
+
+
 def test_another_tenants_name_cannot_be_written(world: World) -> None:
     world.submit("alice", outputs={"model": "model:poet"})
     with pytest.raises(Refused) as refused:

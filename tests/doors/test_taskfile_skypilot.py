@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from suan.doors.rest.quotes import quotes_of
 from suan.doors.taskfile import TaskFile, read_tasks
 from suan.grid.job import Replicas
+from suan.grid.state import State
+from suan.rules.policy import Policy
 
 FOLDER = Path(__file__).parent / "skypilot"
 OUTSIDE = {"HF_TOKEN": "token", "BUCKET": "my-bucket"}
@@ -206,3 +209,10 @@ def test_what_cannot_be_honoured_is_said(name: str, said: str) -> None:
 
 def test_restarts_come_from_job_recovery() -> None:
     assert read("job_recovery_restarts").tasks[0].max_restarts == 3
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_example_is_quoted(name: str) -> None:
+    tasks = read(name).tasks
+    quotes = quotes_of(State(), Policy(), "default", tasks, now_s=1_800_000_000)
+    assert [quote.task.name for quote in quotes] == [task.name for task in tasks]

@@ -196,7 +196,7 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(programs: Progr
         time.sleep(dice.uniform(0.0, 0.7))
         for victim in victims:
             victim.start()
-        until(client.health, of=programs.grid)
+        until(client.version, of=programs.grid)
         if unfinished() < STAGES * (AT_ONCE - 1):
             submit()
     until(lambda: unfinished() == 0, within_s=60, of=programs.grid)

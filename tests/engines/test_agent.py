@@ -313,6 +313,15 @@ def test_a_checkpoint_goes_with_success_and_stays_without(site: Site) -> None:
     site.until(lambda: not list((site.folder / "runs").iterdir()))
 
 
+def test_a_checkpoint_stays_while_another_run_of_the_job_uses_it(site: Site) -> None:
+    """The grid did not take the first run's success: it fenced the site, or an output was missing."""
+    site.launch("echo x > $SUAN_CHECKPOINT/x")
+    site.ended()
+    again = order_of("sleep 1; cat $SUAN_CHECKPOINT/x", "j1-r2")
+    site.obey(launch=(again,), forget=("j1-r1",))
+    assert site.ended("j1-r2").exit_code == 0
+
+
 # ---------------------------------------------------------------- clearing
 
 

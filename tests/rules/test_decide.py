@@ -71,6 +71,7 @@ def test_a_failed_transfer_is_ordered_again_after_a_pause_and_not_before() -> No
     grid.tell(f.TransferEnded(at_s=grid.now_s, transfer="datasetd1-west", failed="connection reset"))
     plan = check(grid, f"wait {job}: moving")
     assert plan.wake_at_s is not None
+    assert "could not be brought from east to west (connection reset); try 2 in 4 s" in plan.reasons[job].text
     grid.now_s = plan.wake_at_s
     check(grid, order)
 

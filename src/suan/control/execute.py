@@ -77,7 +77,10 @@ def orders_for(
 ) -> Orders:
     """Everything the site should be doing. `seen` are runs it says it has: those it should not have are
     stopped and, once their end is recorded, forgotten."""
-    launch, stop, fetch, tickets = [], [], [], []
+    launch: list[LaunchOrder] = []
+    stop: list[StopOrder] = []
+    fetch: list[FetchOrder] = []
+    tickets: list[Ticket] = []
     for run_id in state.open_runs.get(site, {}):
         run = state.runs[run_id]
         if run.stop_reason:

@@ -5,11 +5,12 @@ durable by one sync, then the callers get their answers, then the plan is made. 
 called) every call is carried out at once by the caller: that is how simulated time runs the very same code.
 """
 
+import contextlib
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -124,8 +125,13 @@ class Grid:
         return self.orders(seen.site)
 
     def orders(self, site: str) -> Orders:
-        """What the site should be doing now."""
+        """What the site should be doing now, all of it durable.
+
+        Raises: NotNow `grid_stopped` when the journal does not take what was decided.
+        """
         with self.lock:
+            if self.trouble:
+                raise self._stopped()
             there = self.live.seen_runs.get(site, {})
             return orders_for(self.state, site, self.policy, self.now_s(), secret=self._secret, seen=there)
 
@@ -152,7 +158,7 @@ class Grid:
     def tick(self) -> Plan:
         """One cycle: silences, then plans until a plan asks for nothing more. Returns the last."""
         now_s = self.now_s()
-        self._write(silences(self.state, self.live.heard_at_s, self.policy, now_s))
+        self._write_durably(silences(self.state, self.live.heard_at_s, self.policy, now_s))
         due = self.plan.wake_at_s is not None and self.plan.wake_at_s <= now_s
         while due or self.state.sequence != self._planned_sequence:  # an end of a job may end others
             due = False
@@ -162,10 +168,9 @@ class Grid:
             assert not objections, f"the plan is wrong: {'; '.join(objections)}"
             self.plan = plan
             facts = facts_of(plan)
-            self._write(facts)
+            self._write_durably(facts)
             if not any(isinstance(fact, JobEnded) for fact in facts):
                 self._planned_sequence = self.state.sequence
-        self._journal.sync()
         self._tell()
         return self.plan
 
@@ -189,14 +194,22 @@ class Grid:
             self.trouble = f"{type(error).__name__}: {error}"
             log.critical("the grid stops deciding: %s", self.trouble, exc_info=True)
             while (item := self._queue.get()) is not None:  # answers, so that nobody waits for ever
-                item[1].set_exception(NotNow("grid_stopped", self.trouble, hint="restart the grid: suan up"))
+                item[1].set_exception(self._stopped())
+
+    def _stopped(self) -> NotNow:
+        return NotNow("grid_stopped", self.trouble, hint="restart the grid: suan up")
 
     def _turn(self) -> bool:
         """One batch of commands, one sync, one plan. False when the grid is to stop."""
         idle_s = max(0.0, self._tick_after - time.monotonic()) if self._undecided() else MAX_TICK_S
         batch = self._next_batch(idle_s)
-        answers = [self._try(*item) for item in batch if item is not None]
-        self._journal.sync()
+        try:
+            with self._durably():
+                answers = [self._try(*item) for item in batch if item is not None]
+        except Exception:
+            for _, future in filter(None, batch):
+                future.set_exception(self._stopped())
+            raise
         for future, result, error in answers:
             if error is not None:
                 future.set_exception(error)
@@ -236,13 +249,26 @@ class Grid:
         return future, result, None
 
     def _do_now(self, command: Command[Result]) -> Result:
-        facts, result = command(self.state, self.now_s())
-        self._write(facts)
-        self._journal.sync()
+        with self._durably():
+            facts, result = command(self.state, self.now_s())
+            self._write(facts)
         self._tell()
         return result
 
     # ------------------------------------------------------------ the journal
+
+    @contextlib.contextmanager
+    def _durably(self) -> Iterator[None]:
+        """Nobody sees what is written in it before it is on stable storage: an order that is out must not be
+        forgotten by a kill.
+        """
+        with self.lock:
+            yield
+            try:
+                self._journal.sync()
+            except Exception as error:
+                self.trouble = f"{type(error).__name__}: {error}"
+                raise
 
     def _replay(self) -> None:
         for _, fact in self._journal.read():
@@ -257,6 +283,11 @@ class Grid:
                 evolve(self.state, fact)
                 if self._listeners:
                     self._news.append((self.state.sequence, fact))
+
+    def _write_durably(self, facts: Sequence[Fact]) -> None:
+        if facts:
+            with self._durably():
+                self._write(facts)
 
     def _tell(self) -> None:
         news, self._news = self._news, []

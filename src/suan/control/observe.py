@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from suan.grid import fact as f
+from suan.grid.account import Usage
 from suan.grid.action import Observation, RunSeen, TransferSeen
 from suan.grid.artifact import Artifact, TransferPhase, artifact_name
 from suan.grid.error import Refused
@@ -17,8 +18,15 @@ from suan.grid.job import EndCause, Job, JobPhase, Run, RunPhase
 from suan.grid.rights import Rights
 from suan.grid.site import GRID_SITE, Pool, Site, SitePhase
 from suan.grid.state import State
+from suan.grid.units import HOUR_S
 from suan.rules.policy import Policy
 from suan.rules.settle import settle_run, settle_transfer
+
+# What no honest report exceeds; one that does must not break the ledger. A rack of the densest kind takes
+# 132 kW for 72 devices (NVIDIA GB200 NVL72): 100 kW a device leaves room for anything that will be built.
+_MOST_KW_A_DEVICE = 100.0
+_MOST_MOVES = 4  # each chunk may come wrong twice and right once, and the manifest comes along
+_MANIFEST_BYTES = 256 << 20
 
 
 def observe(state: State, seen: Observation, now_s: int) -> list[f.Fact]:
@@ -55,17 +63,16 @@ def silences(state: State, heard: dict[str, int], policy: Policy, now_s: int) ->
         if silent_s > fence_s(policy):
             facts.append(f.SiteFenced(at_s=now_s, site=site.name))
             for run_id in state.open_runs.get(site.name, {}):
-                facts.extend(
-                    _end(state, RunSeen(run=run_id, phase=RunPhase.ENDED, cause=EndCause.FENCED), now_s)
-                )
+                fenced = RunSeen(run=run_id, phase=RunPhase.ENDED, cause=EndCause.FENCED)
+                facts.extend(_end(state, fenced, {}, now_s))
     return facts
 
 
 def fence_s(policy: Policy) -> int:
     """Silence after which a site must have stopped its runs: lease, grace to kill, and the clocks'
-    difference.
+    difference. A run's own grace is `stop_grace_s`: it may be the longer one.
     """
-    return policy.lease_s + policy.grace_s + policy.clock_margin_s
+    return policy.lease_s + max(policy.grace_s, policy.stop_grace_s) + policy.clock_margin_s
 
 
 def _description(site: Site, seen: Observation, now_s: int) -> Iterator[f.Fact]:
@@ -86,12 +93,13 @@ def _sensible(pool: Pool) -> bool:
 
 
 def _runs(state: State, site: Site, seen: Observation, now_s: int) -> Iterator[f.Fact]:
-    for run_seen in seen.runs:
+    versions: dict[str, int] = {}  # kind:name -> the newest given in this report: two ends may write one name
+    for run_seen in {run_seen.run: run_seen for run_seen in seen.runs}.values():  # said twice is said once
         run = state.runs.get(run_seen.run)
         if run is None or run.site != site.name or run.phase == RunPhase.ENDED:
             continue
         if run_seen.phase == RunPhase.ENDED:
-            yield from _end(state, run_seen, now_s)
+            yield from _end(state, run_seen, versions, now_s)
             continue
         if run_seen.started_at_s is not None and run.started_at_s is None:
             yield f.RunStarted(
@@ -110,7 +118,7 @@ def _runs(state: State, site: Site, seen: Observation, now_s: int) -> Iterator[f
             cause = EndCause.LOST if run.started_at_s is not None else EndCause.STOPPED
             detail = "the engine knows it no more" if cause == EndCause.LOST else "stopped before it began"
             gone = RunSeen(run=run_id, phase=RunPhase.ENDED, cause=cause, detail=detail)
-            yield from _end(state, gone, now_s)
+            yield from _end(state, gone, versions, now_s)
 
 
 def _could_know(seen: Observation, since_s: int) -> bool:
@@ -126,7 +134,7 @@ def _within(at_s: int, run: Run, now_s: int) -> int:
     return min(max(at_s, run.placed_at_s), now_s)
 
 
-def _end(state: State, seen: RunSeen, now_s: int) -> Iterator[f.Fact]:
+def _end(state: State, seen: RunSeen, versions: dict[str, int], now_s: int) -> Iterator[f.Fact]:
     """A run ended: usage, outputs, money and what it means for the job, all in one append."""
     run = state.runs[seen.run]
     job = state.jobs[run.job]
@@ -147,14 +155,14 @@ def _end(state: State, seen: RunSeen, now_s: int) -> Iterator[f.Fact]:
         exit_code=exit_code,
         ended_at_s=ended_s,
         detail=detail,
-        usage=seen.usage or f.Usage(),
+        usage=_believed(seen.usage or Usage(), run.devices * (now_s - run.placed_at_s + 1)),
         outputs=seen.outputs,
         metrics=seen.metrics,
     )
     yield end
     succeeded = cause == EndCause.EXITED and not exit_code
     if succeeded:
-        yield from _outputs(state, run, job, end, now_s)
+        yield from _outputs(state, run, job, end, versions)
     if run.id not in state.settled:
         started = started_s if started_s is not None else run.placed_at_s
         entries = settle_run(state, replace(run, started_at_s=started), end)
@@ -163,12 +171,26 @@ def _end(state: State, seen: RunSeen, now_s: int) -> Iterator[f.Fact]:
     yield from _verdict(job, run, end, now_s)
 
 
-def _outputs(state: State, run: Run, job: Job, end: f.RunEnded, now_s: int) -> Iterator[f.Fact]:
+def _believed(usage: Usage, most_device_s: int) -> Usage:
+    """What a site may say that a run took: nothing negative, no more than was there to take."""
+    most_kwh = most_device_s * _MOST_KW_A_DEVICE / HOUR_S
+    return replace(
+        usage,
+        device_s=min(max(0.0, usage.device_s), float(most_device_s)),
+        cpu_s=max(0.0, usage.cpu_s),
+        energy_kwh=min(max(0.0, usage.energy_kwh), most_kwh),
+    )
+
+
+def _outputs(state: State, run: Run, job: Job, end: f.RunEnded, versions: dict[str, int]) -> Iterator[f.Fact]:
+    now_s = end.at_s
     for output, series in sorted(job.task.outputs.items()):
         made = end.outputs[output]
         parts = artifact_name(series)
+        version = versions.get(parts.series, state.latest.get(parts.series, 0)) + 1
+        versions[parts.series] = version
         artifact = Artifact(
-            id=f"{parts.series}@{state.latest.get(parts.series, 0) + 1}",
+            id=f"{parts.series}@{version}",
             digest=made.digest,
             bytes=made.bytes,
             files=made.files,
@@ -205,7 +227,7 @@ def _verdict(job: Job, run: Run, end: f.RunEnded, now_s: int) -> Iterator[f.Fact
 
 
 def _transfers(state: State, site: Site, seen: Observation, now_s: int) -> Iterator[f.Fact]:
-    for transfer_seen in seen.transfers:
+    for transfer_seen in {moved.transfer: moved for moved in seen.transfers}.values():
         transfer = state.transfers.get(transfer_seen.transfer)
         if transfer is None or transfer.phase != TransferPhase.ACTIVE or transfer.destination != site.name:
             continue
@@ -215,8 +237,9 @@ def _transfers(state: State, site: Site, seen: Observation, now_s: int) -> Itera
 
 def _end_transfer(state: State, seen: TransferSeen, now_s: int) -> Iterator[f.Fact]:
     transfer = state.transfers[seen.transfer]
-    yield f.TransferEnded(at_s=now_s, transfer=transfer.id, moved_bytes=seen.moved_bytes, failed=seen.failed)
-    entries = settle_transfer(state, transfer, seen.moved_bytes, now_s)
+    moved_bytes = min(max(0, seen.moved_bytes), _MOST_MOVES * transfer.bytes + _MANIFEST_BYTES)
+    yield f.TransferEnded(at_s=now_s, transfer=transfer.id, moved_bytes=moved_bytes, failed=seen.failed)
+    entries = settle_transfer(state, transfer, moved_bytes, now_s)
     if entries:
         yield f.Settled(at_s=now_s, entries=entries)
     if seen.done and transfer.source == GRID_SITE and not transfer.job:
@@ -230,6 +253,8 @@ def _replicas(state: State, site: Site, seen: Observation, now_s: int) -> Iterat
     for artifact_id, replicas in state.replicas.items():
         since_s = replicas.get(site.name)
         digest = state.artifacts[artifact_id].digest
+        if not replicas and digest in there:  # believed lost everywhere, and here it is
+            yield f.ReplicaAdded(at_s=now_s, artifact=artifact_id, site=site.name)
         if since_s is None or digest in there or since_s >= now_s - 1:
             continue
         if _could_know(seen, since_s):

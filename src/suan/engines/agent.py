@@ -266,8 +266,10 @@ class Agent:
         if self.engine:
             self.engine.forget(run)
         self._remove(folder.path)
-        if there is not None and succeeded(there) and notes is not None:  # others may resume from it
-            shutil.rmtree(self._folder / "checkpoints" / notes.job, ignore_errors=True)
+        going = {self._noted(other.run).job for other in self._there if other.phase is not RunPhase.ENDED}
+        going |= {staging.order.job for staging in self._staging.values()}
+        if there is not None and succeeded(there) and notes is not None and notes.job not in going:
+            shutil.rmtree(self._folder / "checkpoints" / notes.job, ignore_errors=True)  # nobody resumes
         self._there = tuple(known for known in self._there if known.run != run)
         self._readiness.forget(run)
         for memory in (self._failures, self._notes):

@@ -173,6 +173,7 @@ class Supervisor:
         if os.path.exists(self.path(STOP)):
             self.cause, self.detail = "stopped", "stopped before it started"
             self.write_exit()
+            os.unlink(self.path(ORDER))  # it holds secrets
             return
         signal.set_wakeup_fd(self.signals_in, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM):
@@ -257,8 +258,7 @@ class Supervisor:
 
     def look(self) -> None:
         """Decides whether the run has to end, and drives an ending on."""
-        now_s = boot_clock_s()
-        grace_s = self.order["grace_s"]
+        now_s, grace_s = boot_clock_s(), self.order["grace_s"]
         if not self.cause:
             if self.failed and self.shells:
                 self.end("exited", "", grace_s)

@@ -121,4 +121,5 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     ended_at_s: int | None = None
     moved_bytes: int = 0  # what really crossed the link: chunks already there did not
     attempts: int = 1
+    microyuan_per_gb: int = 0  # the link's price when it was ordered
     why: str = ""

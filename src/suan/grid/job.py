@@ -163,7 +163,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[str, ...] = ()
     restarts: int = 0  # after its own failures
     refusals: int = 0  # times in a row that an engine could not start it
-    not_before_s: int = 0  # after a refusal: try again no sooner
+    losses: int = 0  # times in a row that its site soon lost it
+    not_before_s: int = 0  # after a refusal or the second loss in a row: try again no sooner
     stop_requested_at_s: int | None = None
     considered: Considered | None = None
     started_at_s: int | None = None  # of the first run
@@ -177,10 +178,19 @@ Demand = tuple[Any, ...]  # what a job asks for; jobs of equal demand are decide
 
 
 def demand(job: Job) -> Demand:
-    """Everything about a job that decides where it could run, but not its age or its length. Hashable."""
+    """Everything about a job that decides where it could run, but not its age or its length. Hashable.
+
+    With a `max_cost` the length counts, too: what is too dear for one may be cheap enough for another.
+    """
     task = job.task
-    inputs = tuple((name, bound.artifact or bound.from_job) for name, bound in sorted(job.inputs.items()))
-    return (job.tenant, task.priority, task.resources, task.num_nodes, task.place, inputs, task.deadline_s)
+    limit = task.max_cost_microyuan
+    money = () if limit is None else (limit, task.duration_s)
+    inputs = tuple(
+        (name, bound.artifact, bound.from_job, bound.from_output)
+        for name, bound in sorted(job.inputs.items())
+    )
+    wanted = (task.resources, task.num_nodes, task.place, inputs)
+    return (job.tenant, task.priority, wanted, task.deadline_s, money)
 
 
 class RunPhase(enum.StrEnum):

@@ -4,8 +4,9 @@ Gives facts or raises Refused; never anything in between. Whether it can start n
 """
 
 import difflib
+import itertools
 
-from suan.grid.artifact import ArtifactName, artifact_name
+from suan.grid.artifact import Artifact, ArtifactName, artifact_name
 from suan.grid.error import NotNow, Refused
 from suan.grid.fact import JobSubmitted
 from suan.grid.job import InputBinding, Reason, Task
@@ -14,6 +15,7 @@ from suan.rules.fit import fit
 
 MAX_NODES = 100_000
 MAX_TEXT_BYTES = 1 << 20
+MAX_NEAR_NAMES = 1000
 
 _Pipeline = tuple[
     tuple[str, ...], tuple[Task, ...], dict[str, tuple[int, str]]
@@ -31,7 +33,7 @@ def admit(
 ) -> tuple[JobSubmitted, ...]:
     """One fact a task; job ids follow the journal's sequence.
 
-    Raises: Refused (`empty`, `unknown_artifact`, `not_yours`, `cycle`, `two_writers`, `impossible`,
+    Raises: Refused (`empty`, `unknown_artifact`, `cycle`, `two_writers`, `impossible`,
     `out_of_range`, `too_large` …), NotNow `queue_full`.
     """
     if not tasks:
@@ -123,22 +125,28 @@ def _bind(state: State, tenant: str, index: int, pipeline: _Pipeline, text: str)
             _refuse_cycle(tasks, writer, index, parts)
         return InputBinding(from_job=ids[writer], from_output=output)
     artifact = state.artifact(parts.kind, parts.name, parts.version)
-    if artifact is not None:
-        readers = artifact.rights.readers
-        if artifact.tenant != tenant and "*" not in readers and tenant not in readers:
-            raise Refused(
-                "not_yours", f"tenant {tenant} may not read {artifact.id}", hint="ask its owner", status=403
-            )
+    if artifact is not None and _may_read(tenant, artifact):
         return InputBinding(artifact=artifact.id)
     for job_id, output in state.writers.get(parts.series, {}).items():
         if state.jobs[job_id].tenant == tenant and not parts.version:
             return InputBinding(from_job=job_id, from_output=output)
-    near = difflib.get_close_matches(parts.series, [*state.latest, *outputs], n=1)
+    near = difflib.get_close_matches(parts.series, [*_readable_names(state, tenant), *outputs], n=1)
     raise Refused(
         "unknown_artifact",
         f"{tasks[index].name} needs {text}, which does not exist and nothing writes",
         hint=f"did you mean {near[0]}?" if near else f"put it there first: suan put FOLDER {parts.series}",
     )
+
+
+def _may_read(tenant: str, artifact: Artifact) -> bool:
+    """What a tenant may not read does not exist for it."""
+    return artifact.tenant == tenant or bool({"*", tenant} & set(artifact.rights.readers))
+
+
+def _readable_names(state: State, tenant: str) -> list[str]:
+    """The newest names that the tenant may know of, not more than a spelling is worth looking through."""
+    newest = itertools.islice(reversed(state.latest.items()), MAX_NEAR_NAMES)
+    return [name for name, version in newest if _may_read(tenant, state.artifacts[f"{name}@{version}"])]
 
 
 def _earlier(tasks: tuple[Task, ...], index: int, name: str) -> int:
@@ -165,7 +173,7 @@ def _refuse_cycle(tasks: tuple[Task, ...], writer: int, reader: int, parts: Arti
 
 def _check(task: Task) -> None:
     """What no grid could run."""
-    if not task.run.strip():
+    if not task.run.strip() and not task.setup.strip():
         raise Refused(
             "nothing_to_run", f"{task.name} has neither run nor recipe", hint="add `run:` or `recipe:`"
         )

@@ -40,6 +40,7 @@ class Cycle:
     reasons: dict[str, Reason] = field(default_factory=dict)
     demand_reasons: dict[Demand, Reason] = field(default_factory=dict)
     taken: dict[tuple[str, str], int] = field(default_factory=dict)  # (tenant, kind) -> devices of this plan
+    promised: dict[str, int] = field(default_factory=dict)  # tenant -> micro-yuan of runs not settled yet
     shares: dict[str, float] = field(default_factory=dict)
     fits: dict[Demand, Fits] = field(default_factory=dict)
     offers: dict[Demand, Offers] = field(default_factory=dict)

@@ -9,17 +9,17 @@ import heapq
 from collections.abc import Iterator
 
 from suan.grid.action import Action, EndJob, MoveArtifact, PlaceRun, Plan, StopRun
-from suan.grid.artifact import TransferPhase
 from suan.grid.job import Bid, Considered, Demand, Job, JobPhase, Reason
 from suan.grid.state import State
 from suan.grid.units import duration_text, yuan_text
 from suan.rules.bids import bids_for, weighed
+from suan.rules.budget import affordable, too_dear
 from suan.rules.cycle import Cycle
-from suan.rules.move import RETRY_LIMIT_S, RETRY_S, Move, bound_artifacts, transfer_id
+from suan.rules.move import Move, again_at_s, bound_artifacts, transfer_id
 from suan.rules.order import Turn, shares, turn
 from suan.rules.policy import Policy
 from suan.rules.quote import duration_s
-from suan.rules.reasons import devices_reason, moving, nowhere, too_dear
+from suan.rules.reasons import devices_reason, moving, nowhere, paused
 from suan.rules.supply import Supply, supplies
 
 NO_DEVICES = (
@@ -44,7 +44,8 @@ def decide(state: State, policy: Policy, now_s: int) -> Plan:
         if reason is None:
             continue
         cycle.reasons[job.id] = reason
-        cycle.demand_reasons.setdefault(wanted, reason)
+        if reason.code != "refused":
+            cycle.demand_reasons.setdefault(wanted, reason)
     return Plan(
         at_s=now_s,
         actions=tuple(cycle.actions),
@@ -121,9 +122,9 @@ def _turns(cycle: Cycle) -> Iterator[tuple[Demand, Job]]:
     misses: dict[Demand, int] = {}
     while heap:
         _, wanted, job = heapq.heappop(heap)
-        before = len(cycle.reasons)
         yield wanted, job
-        if len(cycle.reasons) > before:
+        reason = cycle.reasons.get(job.id)
+        if reason is not None and reason.code != "refused":  # a pause of its own says nothing of the others
             misses[wanted] = misses.get(wanted, 0) + 1
         if misses.get(wanted, 0) < policy.backfill_tries:
             push(wanted)
@@ -134,14 +135,7 @@ def _try(cycle: Cycle, job: Job) -> Reason | None:
     state, now_s = cycle.state, cycle.now_s
     if job.not_before_s > now_s:
         cycle.wake(job.not_before_s)
-        detail = state.runs[job.runs[-1]].stop_reason
-        return Reason(
-            code="refused",
-            text=f"the engine could not start it ({detail}); next try in {job.not_before_s - now_s} s",
-            need=job.not_before_s,
-            have=now_s,
-            unit="s",
-        )
+        return paused(state.runs[job.runs[-1]], job.not_before_s, now_s)
     artifacts = bound_artifacts(state, job)
     if isinstance(artifacts, Reason):
         return artifacts
@@ -150,13 +144,15 @@ def _try(cycle: Cycle, job: Job) -> Reason | None:
     bids, unfit = bids_for(cycle, job, artifacts)
     if not bids:
         return nowhere(unfit)
+    bids, dear = affordable(cycle, job, bids)
+    if not bids:
+        return too_dear(dear)
     bid, moves = bids[0]
-    record = weighed([candidate for candidate, _ in bids], unfit)
+    record = weighed([candidate for candidate, _ in bids], unfit | dear)
     supply = next(s for s in cycle.supplies if (s.site.name, s.pool.name) == (bid.site, bid.pool))
-    if reason := too_dear(state, job, bid):
-        return reason
-    if moves and _start_moves(cycle, job, moves, record):
-        return moving(moves, bid)
+    if moves:
+        _start_moves(cycle, job, moves, record)
+        return moving(state, moves, bid, now_s)
     run_s = bid.finish_s - bid.start_s
     if bid.start_s > now_s:
         return _later(cycle, job, bid, supply, record)
@@ -170,6 +166,8 @@ def _try(cycle: Cycle, job: Job) -> Reason | None:
         )
     )
     supply.take(bid.devices, now_s + run_s)
+    if job.tenant in cycle.promised:
+        cycle.promised[job.tenant] += bid.quote.billed_microyuan
     kind = supply.pool.accelerator
     cycle.taken[job.tenant, kind] = cycle.taken.get((job.tenant, kind), 0) + bid.devices
     weight = state.tenants[job.tenant].weight if job.tenant in state.tenants else 1.0
@@ -201,18 +199,16 @@ def _nothing_free(cycle: Cycle, job: Job) -> Reason | None:
     return devices_reason(need, supply, start_s, cycle.now_s)
 
 
-def _start_moves(cycle: Cycle, job: Job, moves: tuple[Move, ...], record: Considered) -> bool:
-    """Orders the moves that nobody has ordered yet. False when nothing is left to wait for."""
+def _start_moves(cycle: Cycle, job: Job, moves: tuple[Move, ...], record: Considered) -> None:
+    """Orders the moves that nobody has ordered yet, and the failed ones again when their pause is over."""
     state = cycle.state
     for move in moves:
         artifact = state.artifacts[move.artifact]
         transfer = transfer_id(artifact, move.destination)
         before = state.transfers.get(transfer)
-        if before and before.phase == TransferPhase.FAILED and before.ended_at_s is not None:
-            again_s = before.ended_at_s + min(RETRY_S << before.attempts, RETRY_LIMIT_S)
-            if again_s > cycle.now_s:
-                cycle.wake(again_s)
-                continue
+        if before and (again_s := again_at_s(before)) > cycle.now_s:
+            cycle.wake(again_s)
+            continue
         ordered = any(isinstance(a, MoveArtifact) and a.transfer == transfer for a in cycle.actions)
         if transfer in state.open_transfers or ordered:
             continue
@@ -226,7 +222,6 @@ def _start_moves(cycle: Cycle, job: Job, moves: tuple[Move, ...], record: Consid
                 considered=record,
             )
         )
-    return bool(moves)
 
 
 def _later(cycle: Cycle, job: Job, bid: Bid, supply: Supply, record: Considered) -> Reason:

@@ -18,6 +18,7 @@ from suan.grid.state import State
 
 REFUSAL_BACKOFF_S = 5  # doubles with every refusal in a row
 REFUSAL_BACKOFF_LIMIT_S = 300
+SOON_LOST_S = 600  # a run that lasted longer than this did not bring its node down by starting
 
 replace = msgspec.structs.replace
 
@@ -53,8 +54,10 @@ def evolve(state: State, fact: f.Fact) -> None:
         case f.LinkSet():
             state.links[fact.link.source, fact.link.destination] = fact.link
         case f.TariffSet():
-            site = fact.tariff.site
-            state.tariffs[site] = (*state.tariffs.get(site, ()), fact.tariff)
+            # Never backwards: a run that was placed before keeps the prices of then.
+            since_s = max(fact.tariff.valid_from_s, fact.at_s)
+            tariff = replace(fact.tariff, valid_from_s=since_s)
+            state.tariffs[tariff.site] = (*state.tariffs.get(tariff.site, ()), tariff)
         case f.JobSubmitted():
             _submit(state, fact)
         case f.JobStopRequested():
@@ -294,6 +297,11 @@ def _end_run(state: State, fact: f.RunEnded) -> None:
     if fact.cause == EndCause.NOT_STARTED:
         backoff_s = min(REFUSAL_BACKOFF_S << job.refusals, REFUSAL_BACKOFF_LIMIT_S)
         changes |= {"refusals": job.refusals + 1, "not_before_s": fact.at_s + backoff_s}
+    elif fact.cause == EndCause.LOST:
+        # Once is bad luck and tried again at once. What brings down whatever runs it must not do so all day.
+        losses = job.losses + 1 if fact.at_s - run.placed_at_s < SOON_LOST_S else 0
+        backoff_s = min(REFUSAL_BACKOFF_S << min(losses - 2, 9), REFUSAL_BACKOFF_LIMIT_S) if losses > 1 else 0
+        changes |= {"losses": losses, "not_before_s": fact.at_s + backoff_s}
     elif fact.cause == EndCause.EXITED and fact.exit_code:
         changes |= {"restarts": job.restarts + 1}
     state.jobs[job.id] = replace(job, **changes)
@@ -323,6 +331,7 @@ def _add_replica(state: State, artifact: str, site: str, at_s: int) -> None:
 def _order_transfer(state: State, fact: f.TransferOrdered) -> None:
     artifact = state.artifacts[fact.artifact]
     before = state.transfers.get(fact.transfer)
+    link = state.links.get((fact.source, fact.destination))
     state.transfers[fact.transfer] = Transfer(
         id=fact.transfer,
         artifact=artifact.id,
@@ -333,6 +342,7 @@ def _order_transfer(state: State, fact: f.TransferOrdered) -> None:
         ordered_at_s=fact.at_s,
         job=fact.job,
         attempts=before.attempts + 1 if before else 1,
+        microyuan_per_gb=link.microyuan_per_gb if link else 0,
     )
     state.open_transfers[fact.transfer] = None
     if fact.considered is not None and (job := state.jobs.get(fact.job)):

@@ -5,7 +5,7 @@ A transfer's id is made of digest and destination, so that asking twice moves on
 
 import msgspec
 
-from suan.grid.artifact import Artifact, TransferPhase
+from suan.grid.artifact import Artifact, Transfer, TransferPhase
 from suan.grid.job import Job, JobPhase, Reason
 from suan.grid.site import GRID_SITE, Link, SitePhase
 from suan.grid.state import State
@@ -72,17 +72,21 @@ def moves_to(
             (move for move in options if move), key=lambda m: (m.cost_microyuan, m.duration_s, m.source)
         )
         if not reachable:
-            holders = ", ".join(sorted(state.replicas.get(artifact.id, {}))) or "nowhere"
-            return Reason(
-                code="data",
-                text=f"{artifact.id} is at {holders}, and no ready site with a link to {site} has it",
-                need=artifact.bytes,
-                have=0,
-                unit="bytes",
-                help=f"declare a link: suan link set {holders.split(',')[0]} {site} --mbit-per-s 100",
-            )
+            return _out_of_reach(artifact, sorted(state.replicas.get(artifact.id, {})), site)
         moves[artifact.id] = reachable[0]
     return tuple(moves.values())
+
+
+def _out_of_reach(artifact: Artifact, holders: list[str], site: str) -> Reason:
+    if holders:
+        text = f"{artifact.id} is at {', '.join(holders)}, and no ready site with a link to {site} has it"
+        help = f"declare a link: suan link set {holders[0]} {site} --mbit-per-s 100"
+    else:
+        text = f"{artifact.id} is at no site any more"
+        help = f"put it again: suan put FOLDER {artifact.id.partition('@')[0]}"
+        if artifact.job:
+            help = f"make it again: submit the task of job {artifact.job} once more"
+    return Reason(code="data", text=text, need=artifact.bytes, have=0, unit="bytes", help=help)
 
 
 def link_between(state: State, source: str, destination: str) -> Link | None:
@@ -91,6 +95,14 @@ def link_between(state: State, source: str, destination: str) -> Link | None:
     if link is None and GRID_SITE in (source, destination):
         return Link(source=source, destination=destination, mbit_per_s=GRID_MBIT_PER_S, origin="assumed")
     return link
+
+
+def again_at_s(transfer: Transfer) -> int:
+    """When a transfer that failed may be ordered again; 0 for any other."""
+    if transfer.phase != TransferPhase.FAILED or transfer.ended_at_s is None:
+        return 0
+    doublings = min(transfer.attempts, RETRY_LIMIT_S.bit_length())
+    return transfer.ended_at_s + min(RETRY_S << doublings, RETRY_LIMIT_S)
 
 
 def _move(state: State, artifact: Artifact, source: str, destination: str, now_s: int) -> Move | None:
@@ -102,9 +114,8 @@ def _move(state: State, artifact: Artifact, source: str, destination: str, now_s
     before = state.transfers.get(transfer_id(artifact, destination))
     if before and before.phase == TransferPhase.ACTIVE:
         duration_s = max(0.0, before.ordered_at_s + duration_s - now_s)
-    if before and before.phase == TransferPhase.FAILED and before.ended_at_s is not None:
-        backoff_s = min(RETRY_S << before.attempts, RETRY_LIMIT_S)
-        duration_s += max(0, before.ended_at_s + backoff_s - now_s)
+    if before:
+        duration_s += max(0, again_at_s(before) - now_s)
     return Move(
         artifact=artifact.id,
         source=source,

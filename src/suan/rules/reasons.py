@@ -1,36 +1,11 @@
 """Why a job waits: one dominant reason, two numbers in one unit, and what would help."""
 
-from suan.grid.job import Bid, Job, Reason
+from suan.grid.artifact import Transfer
+from suan.grid.job import Bid, EndCause, Reason, Run
 from suan.grid.state import State
-from suan.grid.units import duration_text, yuan_text
-from suan.rules.move import Move
+from suan.grid.units import duration_text
+from suan.rules.move import Move, again_at_s, transfer_id
 from suan.rules.supply import Supply
-
-
-def too_dear(state: State, job: Job, bid: Bid) -> Reason | None:
-    billed, limit = bid.quote.billed_microyuan, job.task.max_cost_microyuan
-    if limit is not None and billed > limit:
-        return Reason(
-            code="max_cost",
-            text=f"the cheapest bid costs {yuan_text(billed)}, its max_cost is {yuan_text(limit)}",
-            need=billed,
-            have=limit,
-            unit="micro-yuan",
-            help="raise max_cost, or give it a deadline further away",
-        )
-    tenant = state.tenants.get(job.tenant)
-    if tenant and tenant.budget.limit_microyuan is not None:
-        left = tenant.budget.limit_microyuan + state.balances.get(f"tenant:{job.tenant}", 0)
-        if billed > left:
-            return Reason(
-                code="budget",
-                text=f"it would cost {yuan_text(billed)}, {yuan_text(left)} of {job.tenant}'s budget is left",
-                need=billed,
-                have=left,
-                unit="micro-yuan",
-                help="ask an operator to raise the budget",
-            )
-    return None
 
 
 def nowhere(unfit: dict[str, Reason]) -> Reason:
@@ -41,26 +16,55 @@ def nowhere(unfit: dict[str, Reason]) -> Reason:
     order = ("quota", "data", "rights", "memory", "cpus", "nodes", "devices_per_node", "place", "accelerator")
     rank = {code: place for place, code in enumerate(order)}
     name, reason = min(unfit.items(), key=lambda item: (rank.get(item[1].code, len(order)), item[0]))
+    counted = reason.need is not None  # a site's name or a kind cannot be compared: pools are counted then
     return Reason(
         code=reason.code,
         text=f"no pool can run it; {name}: {reason.text}",
-        need=reason.need,
-        have=reason.have,
-        unit=reason.unit,
-        help=reason.help,
+        need=reason.need if counted else 1,
+        have=reason.have if counted else 0,
+        unit=reason.unit if counted else "pools",
+        help=reason.help or "see what there is: suan sites",
     )
 
 
-def moving(moves: tuple[Move, ...], bid: Bid) -> Reason:
-    names = ", ".join(move.artifact for move in moves)
+def moving(state: State, moves: tuple[Move, ...], bid: Bid, now_s: int) -> Reason:
+    failed = [(move, before) for move in moves if (before := _paused(state, move, now_s)) is not None]
+    if failed:
+        move, before = failed[0]
+        text = (
+            f"{move.artifact} could not be brought from {before.source} to {bid.site} ({before.why});"
+            f" try {before.attempts + 1} in {again_at_s(before) - now_s} s"
+        )
+    else:
+        names = ", ".join(move.artifact for move in moves)
+        text = f"{names} is on its way from {moves[0].source} to {bid.site}, where it runs cheapest"
     return Reason(
         code="moving",
-        text=f"{names} is on its way from {moves[0].source} to {bid.site}, where it runs cheapest",
+        text=text,
         need=sum(move.bytes for move in moves),
         have=0,
         unit="bytes",
-        help="nothing to do",
+        help="look at both ends: suan sites" if failed else "nothing to do",
         expected_start_s=bid.start_s,
+    )
+
+
+def _paused(state: State, move: Move, now_s: int) -> Transfer | None:
+    """The move's transfer when it has failed and is not to be tried again yet."""
+    before = state.transfers.get(transfer_id(state.artifacts[move.artifact], move.destination))
+    return before if before is not None and again_at_s(before) > now_s else None
+
+
+def paused(last: Run, until_s: int, now_s: int) -> Reason:
+    lost = last.cause == EndCause.LOST
+    what = f"{last.site} has lost it several times" if lost else "the engine could not start it"
+    return Reason(
+        code="refused",
+        text=f"{what} ({last.stop_reason}); next try in {until_s - now_s} s",
+        need=until_s,
+        have=now_s,
+        unit="s",
+        help=f"see what it said: suan logs {last.job}" if lost else "look at its site: suan sites",
     )
 
 

@@ -43,10 +43,11 @@ def settle_run(state: State, run: Run, end: RunEnded) -> tuple[Entry, ...]:
 
 
 def settle_transfer(state: State, transfer: Transfer, moved_bytes: int, at_s: int) -> tuple[Entry, ...]:
-    """The entries of one finished transfer: only bytes that crossed the link are paid for."""
-    link = state.links.get((transfer.source, transfer.destination))
+    """The entries of one finished transfer: only bytes that crossed the link are paid for, at the price of
+    the order.
+    """
     job = state.jobs.get(transfer.job)
-    if link is None or job is None or not moved_bytes:
+    if (transfer.source, transfer.destination) not in state.links or job is None or not moved_bytes:
         return ()
     account = f"link:{transfer.source}>{transfer.destination}"
     line = (
@@ -54,7 +55,7 @@ def settle_transfer(state: State, transfer: Transfer, moved_bytes: int, at_s: in
         f"moving {transfer.artifact}",
         moved_bytes / BYTES_PER_GB,
         "GB",
-        float(link.microyuan_per_gb),
+        float(transfer.microyuan_per_gb),
     )
     movement = f"{transfer.id}-{transfer.attempts}"
     return _balanced(

@@ -84,8 +84,13 @@ def run(
 @_env_option
 @grid_verb
 def quote(session: Session, file: Path, env: tuple[str, ...]) -> None:
-    """What a task file would cost at every pool that could run it. Nothing is stored or uploaded."""
-    read = read_file(file, env)
+    """What a task file would cost at every pool that could run it. Nothing is stored or uploaded.
+
+    Variables that are still to be given count as empty: no price depends on them.
+    """
+    read, empty = _read_to_quote(file, env)
+    if empty:
+        session.note(f"note: no value yet: {', '.join(empty)}; suan run needs --env NAME for each")
     quotes = session.client.quote(list(read.tasks), pipeline=read.name)
 
     def say() -> None:
@@ -100,6 +105,19 @@ def quote(session: Session, file: Path, env: tuple[str, ...]) -> None:
             print()
 
     session.answer({"quotes": quotes}, say)
+
+
+def _read_to_quote(file: Path, env: tuple[str, ...]) -> tuple["TaskFile", list[str]]:
+    """The file's tasks, and the variables that it wants from outside and that nobody has given."""
+    empty: list[str] = []
+    while True:
+        try:
+            return read_file(file, (*(f"{name}=" for name in empty), *env)), empty
+        except Refused as refused:
+            name = str(refused.fields.get("path", "")).partition(".")[2]
+            if refused.code != "missing_env" or name in empty:
+                raise
+            empty.append(name)
 
 
 def _task_name(task: Any) -> str:

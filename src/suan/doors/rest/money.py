@@ -33,7 +33,8 @@ def prices(here: Here, _: Viewer, hours: Annotated[int, Query(ge=1, le=24 * 14)]
 
 
 def _site_prices(state: State, policy: Policy, site: Site, span: range) -> dict[str, Any]:
-    hours = [(hour * HOUR_S, state.tariff(site.name, hour * HOUR_S)) for hour in span]
+    # The hour that has begun counts by what is in force by now: a tariff reaches back to no earlier moment.
+    hours = [(hour * HOUR_S, state.tariff(site.name, max(hour * HOUR_S, state.at_s))) for hour in span]
     tariff = hours[0][1]
     return {
         "site": site.name,

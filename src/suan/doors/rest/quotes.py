@@ -11,8 +11,8 @@ from suan.rules.admit import admit
 from suan.rules.decide import considered
 from suan.rules.policy import Policy
 
-# A quote is still an answer when nothing fits, or when the queue is full today.
-_NO_OBSTACLE = frozenset({"impossible", "unknown_artifact", "queue_full"})
+# A quote is still an answer when nothing fits, when the queue is full today, or with nothing to run yet.
+_NO_OBSTACLE = frozenset({"impossible", "unknown_artifact", "queue_full", "nothing_to_run"})
 
 
 def quotes_of(
@@ -36,7 +36,7 @@ def _quote(state: State, policy: Policy, tenant: str, task: Task, now_s: int) ->
         else:
             inputs[name] = InputBinding(artifact=artifact.id)
     bare = {name: text for name, text in task.inputs.items() if name in inputs}
-    _check(state, tenant, (replace(task, inputs=bare),), now_s)
+    _check(state, tenant, (replace(task, inputs=bare, after=()),), now_s)
     job = Job(
         id="quote",
         tenant=tenant,

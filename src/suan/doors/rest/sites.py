@@ -17,12 +17,13 @@ from suan.control.commands import (
     set_tariff,
     unknown,
 )
-from suan.doors.rest.access import AnyKey, Here, Operator, Viewer, site_key
+from suan.doors.rest.access import AnyKey, Here, Operator, Viewer, sees, site_key
 from suan.doors.rest.answer import Json, Raw, answers, takes, takes_bytes
 from suan.doors.rest.news import Live
 from suan.doors.rest.parts import Parts
 from suan.doors.schema import DrainBody, JoinBody, JoinTokenBody, LinkBody
 from suan.grid import fact as f
+from suan.grid.account import Key
 from suan.grid.action import Observation, Orders
 from suan.grid.error import Refused
 from suan.grid.site import GRID_SITE, Link, Site, Tariff
@@ -119,34 +120,36 @@ def append_log(
 
 
 @router.get("/sites")
-def list_sites(here: Here, _: Viewer) -> Response:
+def list_sites(here: Here, key: Viewer) -> Response:
     """Every compute centre, its pools and what they have free. The grid's own store is `/v1/sites/grid`."""
 
     def view(state: State) -> dict[str, Any]:
         return {
-            "items": [_view(here, state, site) for name, site in state.sites.items() if name != GRID_SITE]
+            "items": [
+                _view(here, key, state, site) for name, site in state.sites.items() if name != GRID_SITE
+            ]
         }
 
     return Json(here.grid.read(view))
 
 
 @router.get("/sites/{site}")
-def get_site(here: Here, _: Viewer, site: str) -> Response:
+def get_site(here: Here, key: Viewer, site: str) -> Response:
     """One site."""
 
     def view(state: State) -> dict[str, Any]:
         if site not in state.sites:
             raise unknown("site", site, "suan sites")
-        return _view(here, state, state.sites[site])
+        return _view(here, key, state, state.sites[site])
 
     return Json(here.grid.read(view))
 
 
 @router.post("/sites/{site}/drain")
-def drain(here: Here, _: Operator, site: str, body: DrainBody) -> Response:
+def drain(here: Here, key: Operator, site: str, body: DrainBody) -> Response:
     """A draining site takes no new runs; those it has go on."""
     here.grid.do(drain_site(site, body.draining))
-    return Json(here.grid.read(lambda state: _view(here, state, state.sites[site])))
+    return Json(here.grid.read(lambda state: _view(here, key, state, state.sites[site])))
 
 
 @router.get("/links")
@@ -175,7 +178,7 @@ def put_tariff(here: Here, _: Operator, site: str, body: Raw) -> Response:
     return Json(tariff)
 
 
-def _view(here: Parts, state: State, site: Site) -> dict[str, Any]:
+def _view(here: Parts, key: Key, state: State, site: Site) -> dict[str, Any]:
     now_s = here.grid.now_s()
     view = msgspec.structs.asdict(site)
     view["heard_at_s"] = max(site.heard_at_s, here.grid.live.heard_at_s.get(site.name, 0))
@@ -187,7 +190,8 @@ def _view(here: Parts, state: State, site: Site) -> dict[str, Any]:
         }
         for pool in site.pools.values()
     ]
-    view["open_runs"] = list(state.open_runs.get(site.name, ()))
+    open_runs = state.open_runs.get(site.name, ())
+    view["open_runs"] = [run for run in open_runs if sees(key, state.runs[run].tenant)]
     view["artifacts"] = sum(site.name in replicas for replicas in state.replicas.values())
     view["tariff"] = state.tariff(site.name, now_s)
     return view

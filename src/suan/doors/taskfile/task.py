@@ -176,8 +176,7 @@ def _variable(name: str, where: Spot, value: Spot | None, block: str, outside: V
     if name in outside:
         return outside[name]
     if value is None or (isinstance(value, Scalar) and value.value is None):
-        option = "--env" if block == "envs" else "--secret"
-        hint = f'give it: {option} {name}=VALUE, or write {name}: "" for an empty one'
+        hint = f'give it: --env {name} passes yours on, or write {name}: "" for an empty one'
         refuse(where, path, "missing_env", f"{name} has no value", hint)
     if isinstance(value, Scalar) and isinstance(value.value, bool):
         return str(value.value)  # as SkyPilot: True, False
