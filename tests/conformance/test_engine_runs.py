@@ -231,21 +231,21 @@ def test_one_node_failing_ends_the_others_with_its_code(site: EngineSite) -> Non
 @processes
 def test_environment_travels_whole(site: EngineSite, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SUAN_SITE_KEY", "the agent's own")
-    monkeypatch.setenv("FROM_THE_SITE", "kept")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the site's own")
+    monkeypatch.setenv("LC_MEASUREMENT", "kept")
     env = {f"BIG_{number}": chr(0x4E00 + number) * 35_000 for number in range(10)}  # 105 kB of UTF-8 each
     env |= {"QUOTES": "a 'b' \"c\" $d `e`\nnext line", "EMPTY": "", "RANK_OF_ALL": "=x="}
     script = (
-        "import hashlib, json, os; print(hashlib.sha256(json.dumps({k: os.environ[k] for k in sorted(%r)})"
+        "import hashlib, json, os; e = os.environ;"
+        f" print(hashlib.sha256(json.dumps({{k: e[k] for k in sorted({list(env)})}}).encode()).hexdigest(),"
+        " 'SUAN_SITE_KEY' in e, 'AWS_SECRET_ACCESS_KEY' in e, e['LC_MEASUREMENT'])"
     )
-    script = (
-        script + ".encode()).hexdigest(), 'SUAN_SITE_KEY' in os.environ, os.environ['FROM_THE_SITE'])"
-    ) % list(env)
     local = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, **env}, capture_output=True, text=True
     )
     _, log = site.run(site.spec(command=f'{sys.executable} -c "{script}"', env=env))
     assert log.split()[0] == local.stdout.split()[0]
-    assert log.split()[1:] == ["False", "kept"]
+    assert log.split()[1:] == ["False", "False", "kept"]
 
 
 @processes

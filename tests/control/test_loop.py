@@ -1,20 +1,23 @@
 """The loop: durable answers, one writer, silence and fencing, an outage that freezes the clocks."""
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from suan.control.loop import Grid
 from suan.grid import fact as f
 from suan.grid.account import Usage
-from suan.grid.action import Observation, OutputSeen, RunSeen
+from suan.grid.action import Observation, OutputSeen, RunSeen, StopRun
 from suan.grid.error import Refused, SiteTrouble
 from suan.grid.job import EndCause, JobPhase, Resources, RunPhase, Task
 from suan.grid.site import Bands, Pool, SitePhase, Tariff
 from suan.grid.state import State
 from suan.journals.memory import MemoryJournal
 from suan.rules.admit import admit
+from suan.rules.decide import decide
 from suan.rules.evolve import fold
 from suan.rules.policy import Policy
 
@@ -226,3 +229,35 @@ def test_a_journal_that_cannot_be_written_changes_nothing_and_says_so() -> None:
         submit(grid, job())
     assert grid.state.sequence == before
     assert not grid.state.jobs
+
+
+def test_a_wrong_plan_is_not_carried_out_and_the_grid_goes_on_answering() -> None:
+    clock, wrong = Clock(), [True]
+
+    def decider(state: State, policy: Policy, now_s: int):
+        plan = decide(state, policy, now_s)
+        if not wrong[0]:
+            return plan
+        return replace(plan, actions=(*plan.actions, StopRun(run="nobody-r1", why="a bug")))
+
+    grid = Grid(MemoryJournal(), clock, Policy(), decider=decider)
+    grid.do(lambda state, now_s: ([f.SiteJoined(at_s=now_s, site="a")], None))
+    grid.do(lambda state, now_s: ([f.SiteDescribed(at_s=now_s, site="a", pools=(POOL,))], None))
+    grid.start()
+    try:
+        (job_id,) = submit(grid, job())
+        assert report(grid, "a").launch == ()
+        until(lambda: "nobody-r1" in grid.complaint)
+        wrong[0] = False
+        submit(grid, job("second"))
+        until(lambda: grid.complaint == "")
+        assert [order.job for order in report(grid, "a").launch] == [job_id]
+    finally:
+        grid.stop()
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)

@@ -271,6 +271,7 @@ def test_a_store_that_fails_for_good_is_no_verdict_on_the_job(
         raise SiteTrouble("store_failed", "no space left")
 
     monkeypatch.setattr("suan.engines.agent._STORE_PAUSE_S", 0.01)
+    monkeypatch.setattr("suan.engines.agent._STORE_TRIES", 3)
     monkeypatch.setattr(ArtifactStore, "put_folder", failing)
     site.launch("echo x > $SUAN_OUTPUT_A/x", outputs=("a",))
     seen = site.ended()

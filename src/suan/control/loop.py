@@ -68,7 +68,8 @@ class Grid:
         self._thread: threading.Thread | None = None
         self._planned_sequence = -1  # the state that the newest plan was made from, its own facts included
         self._tick_after = 0.0
-        self.trouble = ""  # why the grid decides no more; "" while all is well
+        self.trouble = ""  # why the grid answers no more; "" while all is well
+        self.complaint = ""  # why the newest plan was not carried out
         self.state = State()
         self._replay()
         self._write([GridStarted(at_s=self.now_s(), version=__version__)])
@@ -218,10 +219,23 @@ class Grid:
         self._tell()
         if time.monotonic() >= self._tick_after or not batch:
             started = time.monotonic()
-            self.tick()
+            self._tick_or_hold()
             # While commands stream in, planning takes at most half of the time.
             self._tick_after = 2 * time.monotonic() - started
         return None not in batch
+
+    def _tick_or_hold(self) -> None:
+        """A plan that is wrong, or none, is a bug: nothing of it is done, sites keep their orders and leases,
+        and the next fact is the next chance. A journal that fails is another matter.
+        """
+        try:
+            self.tick()
+            self.complaint = ""
+        except Exception as error:
+            if self.trouble:
+                raise
+            self.complaint = f"{type(error).__name__}: {error}"
+            log.critical("no plan was carried out: %s", self.complaint, exc_info=error)
 
     def _undecided(self) -> bool:
         return self.state.sequence != self._planned_sequence
@@ -280,7 +294,11 @@ class Grid:
         with self.lock:
             self._journal.append(facts, self.state.sequence)
             for fact in facts:
-                evolve(self.state, fact)
+                try:
+                    evolve(self.state, fact)
+                except Exception as error:  # the journal is ahead of the state: only a restart mends that
+                    self.trouble = f"{type(error).__name__}: {error}"
+                    raise
                 if self._listeners:
                     self._news.append((self.state.sequence, fact))
 

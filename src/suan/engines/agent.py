@@ -47,7 +47,7 @@ log = logging.getLogger("suan.agent")
 
 _STAGERS = 4  # runs staged at once
 _STORERS = 2  # runs whose outputs are stored at once
-_STORE_TRIES = 12  # before the site gives a run up whose outputs its store does not take
+_STORE_TRIES = 2880  # four hours, before a finished run is given up whose outputs the store does not take
 _STORE_PAUSE_S = 5.0
 
 

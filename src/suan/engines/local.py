@@ -22,7 +22,7 @@ from pathlib import Path
 from suan.engines import supervise
 from suan.engines.devices import choose_devices, free_port, pin
 from suan.engines.metering import metered, power_share
-from suan.engines.order import Placement, shell_arguments, shell_text, supervisor_order
+from suan.engines.order import Placement, inherited, shell_arguments, shell_text, supervisor_order
 from suan.engines.record import SCRIPT, SUPERVISOR_LOG, Exit, Place, RunRecord, boot_id
 from suan.grid import hardware
 from suan.grid.error import SiteTrouble
@@ -200,7 +200,7 @@ class LocalEngine:
         if self._is_starting(name):
             return
         folder = self._runs / name
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("SUAN_")}
+        environment = inherited(os.environ)
         environment[supervise.MARKER] = str(folder)
         with open(folder / SUPERVISOR_LOG, "ab") as output:
             self._starts[name] += 1

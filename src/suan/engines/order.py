@@ -3,6 +3,7 @@
 Knows the run environment's names (docs: the run environment). Does not know which devices are free.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,50 @@ from suan.ports import LaunchSpec
 _ARGUMENT_BYTES = 100_000
 
 
+# What a run gets of the agent's own environment. All else may be a secret of the site: its store's keys, say.
+_INHERITED = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "TERM",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "HF_HOME",
+        "HF_HUB_OFFLINE",
+        "HF_DATASETS_OFFLINE",
+    ]
+)
+_INHERITED_FAMILIES = (
+    "LC_", "PYTHON", "OMP_", "MKL_", "CUDA_", "NVIDIA_", "NCCL_", "HIP_", "ROCR_", "ASCEND_", "TRANSFORMERS_",
+    "TOKENIZERS_",
+)  # fmt: skip
+
+
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Where a run was put on this machine."""
 
     pins: tuple[Pinning, ...]  # a node each
     port: int = 0  # where a service listens, 0: none
     rendezvous_port: int = 0
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of the agent's environment that runs may have."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _INHERITED or name.startswith(_INHERITED_FAMILIES)
+    }
 
 
 def shell_text(spec: LaunchSpec) -> str:

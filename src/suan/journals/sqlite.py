@@ -48,8 +48,10 @@ class SqliteJournal:
         self._closed = False
         self._lock = _take_lock(self.path)
         try:
+            # tasks may hold secrets: the journal, and what SQLite puts beside it, is its owner's alone
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             os.close(self._lock)
             raise _unwritable(self.path, error) from error
         try:

@@ -20,6 +20,5 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     clock_margin_s: int = 5  # between a lease's end at a site and the grid's belief that it has ended
     stop_grace_s: int = 10
     refusals_limit: int = 6  # engine refusals in a row before the job fails
-    transfer_attempts: int = 8
     backfill_tries: int = 4  # jobs behind a blocked one of the same kind that may slip in before it
     reserve: bool = True  # the first job that cannot start holds devices for itself

@@ -28,8 +28,15 @@ async def version() -> Response:
 
 @router.get("/health", tags=["about"])
 async def health(here: Here) -> Response:
-    """Whether the grid answers. Needs no key."""
-    return Json({"status": "ok", "sequence": here.grid.state.sequence, "now_s": here.grid.now_s()})
+    """Whether the grid answers and carries out its plans. Needs no key."""
+    grid = here.grid
+    status = "stopped" if grid.trouble else "holding" if grid.complaint else "ok"
+    about = {
+        "sequence": grid.state.sequence,
+        "now_s": grid.now_s(),
+        "trouble": grid.trouble or grid.complaint,
+    }
+    return Json({"status": status, **about})
 
 
 @router.get("/whoami", tags=["about"], responses=answers(KeyView))

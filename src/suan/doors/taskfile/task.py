@@ -77,8 +77,22 @@ def read_task(spot: Spot, given: Given) -> tuple[Task, Local]:
         merged = msgspec.structs.replace(merged, resources=choices)
     if not merged.run and not merged.recipe:
         notes.append("there is no run: the job ends as soon as its setup has")
-    merged = msgspec.structs.replace(merged, notes=(*merged.notes, *notes))
+    merged = msgspec.structs.replace(merged, notes=(*merged.notes, *notes, *_not_yet(merged)))
     return merged, Local(workdir=workdir, mounts=local_mounts)
+
+
+def _not_yet(task: Task) -> list[str]:
+    """A note for each key that is kept and that nothing in the grid acts upon yet."""
+    notes = []
+    if task.elastic is not None:
+        notes.append(f"elastic: runs on {task.num_nodes} nodes throughout; it does not grow or shrink yet")
+    if task.replicas is not None and (task.replicas.min, task.replicas.max) != (1, 1):
+        notes.append("replicas: one runs; their number does not follow the demand yet")
+    if any(choice.use_spot for choice in task.resources):
+        notes.append("resources.use_spot: sites do not sell spot nodes apart yet")
+    if any(choice.disk_gib for choice in task.resources):
+        notes.append("resources.disk_size: sites do not tell the size of their disks yet; it is not checked")
+    return notes
 
 
 def _recipe(keys: Keys) -> Task | None:

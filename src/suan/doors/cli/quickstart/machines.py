@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 _START_S = 60.0
 _AWAY_S = 120.0
 _STOP_S = 45.0  # an agent gives its runs 10 s, then tells the grid how they ended
-_MOST_DEATHS = 8  # of one process in a minute: then something is wrong with it
+_MOST_DEATHS = 20  # of one process in a minute: then something is wrong with it
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -104,8 +104,8 @@ class Machines:
         """
         deadline_s = time.monotonic() + _AWAY_S
         while True:
-            self.watch()
             try:
+                self.watch()
                 return work()
             except NotNow:
                 if time.monotonic() > deadline_s:
