@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from suan.grid.action import Action
-from suan.grid.job import Demand, Job, Reason
+from suan.grid.job import Demand, Job, Place, Reason, Resources
 from suan.grid.state import State
 from suan.rules.fit import fit
 from suan.rules.move import Move
@@ -11,6 +11,7 @@ from suan.rules.policy import Policy
 from suan.rules.quote import Setting
 from suan.rules.supply import Supply
 
+Shape = tuple[tuple[Resources, ...], int, Place]
 Fits = tuple[list[tuple[Supply, int]], dict[str, Reason]]  # pools that can, with the alternative they serve
 
 
@@ -42,7 +43,7 @@ class Cycle:
     taken: dict[tuple[str, str], int] = field(default_factory=dict)  # (tenant, kind) -> devices of this plan
     promised: dict[str, int] = field(default_factory=dict)  # tenant -> micro-yuan of runs not settled yet
     shares: dict[str, float] = field(default_factory=dict)
-    fits: dict[Demand, Fits] = field(default_factory=dict)
+    fits: dict[Shape, Fits] = field(default_factory=dict)
     offers: dict[Demand, Offers] = field(default_factory=dict)
     wake_at_s: int | None = None
 
@@ -52,8 +53,8 @@ class Cycle:
 
     def fitting(self, job: Job) -> Fits:
         """Pools that can run the job, with the resource alternative they serve; and why the others cannot."""
-        wanted = self.state.waiting.get(job.id, ())
-        known = self.fits.get(wanted)
+        shape = (job.task.resources, job.task.num_nodes, job.task.place)  # all that `fit` looks at
+        known = self.fits.get(shape)
         if known is None:
             able, unfit = [], {}
             for supply in self.supplies:
@@ -62,7 +63,5 @@ class Cycle:
                     unfit[supply.name] = found
                 else:
                     able.append((supply, found))
-            known = (able, unfit)
-            if wanted:
-                self.fits[wanted] = known
+            known = self.fits[shape] = (able, unfit)
         return known
