@@ -19,7 +19,7 @@ from suan.rules.move import Move, again_at_s, bound_artifacts, transfer_id
 from suan.rules.order import Turn, shares, turn
 from suan.rules.policy import Policy
 from suan.rules.quote import duration_s
-from suan.rules.reasons import devices_reason, moving, nowhere, paused
+from suan.rules.reasons import DEVICES, devices_reason, moving, nowhere, paused
 from suan.rules.supply import Supply, supplies
 
 NO_DEVICES = (
@@ -190,6 +190,9 @@ def _nothing_free(cycle: Cycle, job: Job) -> Reason | None:
         return None
     if not any(supply.reserved_at_s is not None for supply, _, _ in needs):
         return None  # the first to wait for these pools: it gets a reservation where that is cheapest
+    known = cycle.demand_reasons.get(cycle.state.waiting[job.id])
+    if known is not None and known.code == DEVICES:
+        return known  # what was said to the first of this demand holds for the others
     starts = [
         (supply.forecast_s(need, cycle.now_s, run_s), n) for n, (supply, need, run_s) in enumerate(needs)
     ]

@@ -7,6 +7,8 @@ from suan.grid.units import duration_text
 from suan.rules.move import Move, again_at_s, transfer_id
 from suan.rules.supply import Supply
 
+DEVICES = "devices"
+
 
 def nowhere(unfit: dict[str, Reason]) -> Reason:
     if not unfit:
@@ -72,7 +74,7 @@ def devices_reason(need: int, supply: Supply, start_s: int, now_s: int) -> Reaso
     reserved = supply.free >= need
     held = f"; {supply.free} are free but held for a job whose turn comes first" if reserved else ""
     return Reason(
-        code="devices",
+        code=DEVICES,
         text=f"needs {need} devices, {supply.name} has {supply.free} of {supply.pool.devices} free{held};"
         f" expected in {duration_text(start_s - now_s)}",
         need=need,

@@ -27,6 +27,8 @@ from suan.sim.world import World
 _MAX_RESTARTS = 3  # after crashes; traces do not say how often a job was tried
 _REQUIRED = ("job_id", "submit_s", "duration_s", "gpus")
 
+NO_DEADLINE = "-1"  # how the Chronus traces write it
+
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a trace. Numbers are what the columns say; None where they say nothing."""
@@ -164,7 +166,7 @@ def _row(path: Path, line: int, row: dict[str, str | None]) -> JobRow:
         duration_s=number("duration_s", 0, needed=True) or 0.0,
         gpus=count("gpus", needed=True) or 1,
         tenant=(row.get("tenant") or "").strip(),
-        deadline_s=number("deadline_s", 1),
+        deadline_s=None if (row.get("deadline_s") or "").strip() == NO_DEADLINE else number("deadline_s", 1),
         value=number("value", 0),
         gpu_kind=kind,
         data_gb=number("data_gb", 0) or 0.0,
