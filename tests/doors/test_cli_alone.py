@@ -267,6 +267,12 @@ def test_a_site_is_read_from_its_file_and_options_win(tmp_path: Path) -> None:
     assert (other.name, other.accelerator, other.devices) == ("gpu", "H100-SXM", 16)
 
 
+def test_a_site_without_pools_has_what_the_machine_has(tmp_path: Path) -> None:
+    found = read_site(None, GIVEN | {"url": NOWHERE, "folder": tmp_path, "pools": None})
+    cpu = found.pools_of_nouns()[0]
+    assert cpu.devices == len(os.sched_getaffinity(0)) and cpu.machine_microyuan_per_device_h == 0
+
+
 @pytest.mark.parametrize(
     ("given", "code"),
     [
@@ -274,7 +280,7 @@ def test_a_site_is_read_from_its_file_and_options_win(tmp_path: Path) -> None:
         ({"pools": ("cpu:CPU:1x8", "cpu:CPU:1x4")}, "bad_pool"),
         ({"pools": ("gpu:H1000:1x8",)}, "unknown_accelerator"),
         ({"pools": ("gpu:H100:0x8",)}, "bad_site"),
-        ({"pools": None}, "bad_site"),
+        ({"site": None}, "bad_site"),
         ({"pools": ("cpu:CPU:1x8",), "url": None}, "bad_site"),
     ],
 )

@@ -35,7 +35,7 @@ _GRACE_S = 10
     "pools",
     multiple=True,
     metavar="NAME:ACCELERATOR:NODESxDEVICES",
-    help="For example cpu:CPU:1x8.",
+    help="For example cpu:CPU:1x8; without any, what this machine turns out to have.",
 )
 @click.option("--region", help="Where it is.")
 @click.option("--data-host", help="Address on which other sites fetch data [127.0.0.1].")
@@ -74,11 +74,18 @@ def join(
         key = _key(folder, described, token)
         session.answer(
             {"site": described.site, "url": described.url, "state": str(folder), "pid": os.getpid()},
-            lambda: print(
-                f"site {described.site} joins {described.url}; Ctrl-C stops it and its runs", flush=True
-            ),
+            lambda: print(_greeting(described), flush=True),
         )
         _run(described, key, stop_runs=stop_runs)
+
+
+def _greeting(described: Any) -> str:
+    pools = ", ".join(
+        f"{pool.name} {pool.nodes}×{pool.devices_per_node} {pool.accelerator}"
+        for pool in described.pools_of_nouns()
+    )
+    found = "" if described.pool else " (found here; prices are declared with --config)"
+    return f"site {described.site} joins {described.url} with {pools}{found}; Ctrl-C stops it and its runs"
 
 
 def _key(folder: Path, described: Any, token: str | None) -> str:

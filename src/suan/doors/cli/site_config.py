@@ -76,13 +76,18 @@ class SiteTable(_Table):
     data_port: int = Field(default=0, ge=0, le=65535)
     data_url: str = ""
     emulate_links: bool = False
-    pool: list[PoolTable] = Field(min_length=1)
+    pool: list[PoolTable] = []  # none: what the machine has
 
     @property
     def folder(self) -> Path:
         return self.state
 
     def pools_of_nouns(self) -> tuple[Pool, ...]:
+        """The declared pools; with none declared, what this machine turns out to have."""
+        if not self.pool:
+            from suan.engines.discovery import local_pools
+
+            return local_pools()
         return tuple(table.noun() for table in self.pool)
 
 
@@ -103,7 +108,7 @@ def read_site(config: Path | None, given: dict[str, Any]) -> SiteTable:
             table[named.get(option, option)] = value
     if given.get("pools"):
         table["pool"] = [pool_table(text) for text in given["pools"]]
-    if missing := [f"--{name}" for name in ("site", "state", "pool") if not table.get(name)]:
+    if missing := [f"--{name}" for name in ("site", "state") if not table.get(name)]:
         raise Refused("bad_site", f"a site needs {', '.join(missing)}", hint="suan join --help")
     table.setdefault("url", os.environ.get("SUAN_URL", ""))
     if not table["url"]:
