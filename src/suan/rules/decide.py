@@ -1,8 +1,8 @@
 """decide(state, policy, now_s) -> Plan: where and when every job runs, and why the rest must wait.
 
 The numbered comments are the cycle. Jobs of equal demand are looked at as one class: when the first cannot
-start, the others cannot either. Placement is greedy in turn, by least total money over pools and start times;
-the market that clears all jobs together is `clear.py`.
+start, few of the others are tried. Placement is greedy in turn, by least total money over pools and start
+times; nothing is stopped for others, and no market clears all jobs together.
 """
 
 import heapq
@@ -22,9 +22,8 @@ from suan.rules.quote import duration_s
 from suan.rules.reasons import DEVICES, devices_reason, moving, nowhere, paused
 from suan.rules.supply import Supply, supplies
 
-NO_DEVICES = (
-    "no_devices"  # the engine's word for free devices that lie on the wrong nodes: no fault of the job
-)
+# The engine's word for free devices that lie on the wrong nodes: no fault of the job.
+NO_DEVICES = "no_devices"
 
 
 def decide(state: State, policy: Policy, now_s: int) -> Plan:
