@@ -1,5 +1,6 @@
 """What happens, as server-sent events over a real server: order, resuming, isolation, secrets, heartbeat."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from rest_world import World, serving, task, wait_until
 from suan.doors.client import Client, Event
 from suan.doors.rest import events, news
 from suan.grid.action import Observation, RunSeen
-from suan.grid.error import Refused
+from suan.grid.error import NotNow, Refused
 from suan.grid.job import RunPhase
 
 
@@ -27,8 +28,9 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def follow(client: Client, into: list[Event], after: int | None = None) -> None:
     def read() -> None:
-        for event in client.events(after):
-            into.append(event)
+        with contextlib.suppress(NotNow):  # the grid ends before its listeners
+            for event in client.events(after):
+                into.append(event)
 
     threading.Thread(target=read, daemon=True).start()
 
