@@ -24,7 +24,11 @@ _GRACE_S = 10
 
 @click.command()
 @click.argument("address", metavar="URL", required=False)
-@click.option("--token", help="A one-time token: suan join-token SITE. Not needed to join again.")
+@click.option(
+    "--token",
+    envvar="SUAN_TOKEN",
+    help="A one-time token: suan join-token SITE; or in SUAN_TOKEN, unseen by ps. Not needed to join again.",
+)
 @click.option("--site", metavar="NAME", help="The site's name.")
 @click.option(
     "--state", "folder", type=click.Path(path_type=Path), help="Where the site keeps its store and its runs."

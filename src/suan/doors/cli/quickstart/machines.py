@@ -154,16 +154,16 @@ class Machines:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "site.toml"
         config.write_text(site_toml(site, self.url, folder), "utf-8")
-        arguments = ["join", "--config", str(config), "--stop-runs"]
+        token = {}
         if not (folder / "site.json").exists():
-            arguments += ["--token", (client or self.client()).join_token(site.name)]
-        self._launch(site.name, arguments)
+            token = {"SUAN_TOKEN": (client or self.client()).join_token(site.name)}
+        self._launch(site.name, ["join", "--config", str(config), "--stop-runs"], token)
 
-    def _launch(self, name: str, arguments: list[str]) -> None:
+    def _launch(self, name: str, arguments: list[str], extra: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "suan.doors.cli.main", *arguments]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         mine = {name: value for name, value in os.environ.items() if not name.startswith("SUAN_")}
-        environment = {**mine, **_OFFLINE, "PATH": path, "SUAN_CONFIG": str(self.config)}
+        environment = {**mine, **_OFFLINE, "PATH": path, "SUAN_CONFIG": str(self.config), **(extra or {})}
         self._running[name] = processes.start(command, self._log(name), environment)
         processes.save(self._note(name), self._running[name])
 
