@@ -26,7 +26,7 @@ from suan.grid.state import State
 from suan.ports import Clock, Journal
 from suan.rules.audit import audit
 from suan.rules.decide import decide, reason_for
-from suan.rules.evolve import evolve
+from suan.rules.evolve import evolve, fold
 from suan.rules.policy import Policy
 
 log = logging.getLogger("suan.control")
@@ -285,8 +285,7 @@ class Grid:
                 raise
 
     def _replay(self) -> None:
-        for _, fact in self._journal.read():
-            evolve(self.state, fact)
+        fold(self.state, (fact for _, fact in self._journal.read()))
 
     def _write(self, facts: Sequence[Fact]) -> None:
         if not facts:

@@ -5,6 +5,7 @@ gives the same state. A fact that no longer changes anything (the second end of 
 nothing.
 """
 
+from collections.abc import Iterable
 from typing import assert_never
 
 import msgspec
@@ -92,7 +93,7 @@ def evolve(state: State, fact: f.Fact) -> None:
             assert_never(fact)
 
 
-def fold(state: State, facts: "list[f.Fact]") -> State:
+def fold(state: State, facts: Iterable[f.Fact]) -> State:
     """The state after all of the facts, in order; the same object."""
     for fact in facts:
         evolve(state, fact)

@@ -6,7 +6,7 @@ nothing: the site's `lost` account carries it.
 
 import msgspec
 
-from suan.grid.account import Entry, Usage
+from suan.grid.account import Entry
 from suan.grid.artifact import Transfer
 from suan.grid.fact import RunEnded
 from suan.grid.job import EndCause, Run
@@ -161,19 +161,4 @@ def bill(state: State, tenant: str, *, since_s: int = 0, jobs: tuple[str, ...] =
         requests=sum(count for count, _, _ in tokens),
         tokens_in=sum(count for _, count, _ in tokens),
         tokens_out=sum(count for _, _, count in tokens),
-    )
-
-
-def total_usage(usages: list[Usage]) -> Usage:
-    """The sum of usages; `measured` only when every one was."""
-    return Usage(
-        device_s=sum(usage.device_s for usage in usages),
-        cpu_s=sum(usage.cpu_s for usage in usages),
-        energy_kwh=sum(usage.energy_kwh for usage in usages),
-        energy_source="measured"
-        if usages and all(u.energy_source == "measured" for u in usages)
-        else "modelled",
-        peak_memory_gib=max((usage.peak_memory_gib for usage in usages), default=0.0),
-        tokens_in=sum(usage.tokens_in for usage in usages),
-        tokens_out=sum(usage.tokens_out for usage in usages),
     )
