@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from suan.grid.error import Refused
-from suan.grid.hardware import Accelerator, accelerator, accelerators, tpu_slice
+from suan.grid.hardware import Accelerator, accelerator, accelerators
 
 KINDS = list(accelerators().values())
 NUMBERS = (
@@ -142,27 +142,6 @@ def test_a_name_like_nothing_is_refused_with_the_next_command() -> None:
     with pytest.raises(Refused) as refused:
         accelerator("????????")
     assert refused.value.fields["nearest"] == [] and "suan" in refused.value.hint
-
-
-@pytest.mark.parametrize(
-    ("name", "meaning"),
-    [
-        ("tpu-v5litepod-8", ("TPUv5e", 8)),  # counts chips
-        ("tpu-v6e-16", ("TPUv6e", 16)),
-        ("tpu-v2-8", ("TPUv2", 4)),  # counts TensorCores, two a chip
-        ("tpu-v4-16", ("TPUv4", 8)),
-        ("TPU-V5P-4096", ("TPUv5p", 2048)),
-        ("tpu7x-128", ("TPUv7x", 64)),
-        ("tpu-v5e", None),
-        ("tpu-v5e-0", None),
-        ("tpu-v4-7", None),
-        ("tpu-v99-8", None),
-        ("H100", None),
-        ("A100-80", None),
-    ],
-)
-def test_a_tpu_slice_is_chips(name: str, meaning: tuple[str, int] | None) -> None:
-    assert tpu_slice(name) == meaning
 
 
 def test_borrowed_figures_keep_their_attribution() -> None:

@@ -1,10 +1,9 @@
 """Accelerators as data: one table an accelerator kind in accelerators.toml, read once.
 
 Knows what each chip can do at its peak and what each layer of software calls it. Does not know what work
-achieves on it: that is `estimate/`.
+achieves on it.
 """
 
-import re
 from functools import cache
 
 import msgspec
@@ -12,19 +11,6 @@ import msgspec
 from suan.grid.error import Refused
 
 CPU_DEVICE_CLASS = "cpu"
-
-# What the number in a slice's name counts (`tpu-v5p-8`): TensorCores, two a chip, but chips in v5e and v6e.
-# Source: docs.cloud.google.com/tpu, configurations of each version; xpk's `tpu7x-128` for 4x4x4 chips.
-_CORES_PER_CHIP_IN_SLICE_NAME = {
-    "TPUv2": 2,
-    "TPUv3": 2,
-    "TPUv4": 2,
-    "TPUv5e": 1,
-    "TPUv5p": 2,
-    "TPUv6e": 1,
-    "TPUv7x": 2,
-}
-_SLICE = re.compile(r"(tpu.*)-(\d+)")
 
 
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,16 +96,3 @@ def accelerator(name: str) -> Accelerator:
         )
         raise Refused("unknown_accelerator", f"no accelerator is called {name!r}", hint=hint, nearest=nearest)
     return known
-
-
-def tpu_slice(name: str) -> tuple[str, int] | None:
-    """(canonical kind, chips) of a TPU slice as clouds name it (`tpu-v5litepod-8`, `tpu-v4-16`), else None.
-
-    Plain kinds (`tpu-v5e`), and sizes that are no whole number of chips, are no slices.
-    """
-    match = _SLICE.fullmatch(_fold(name))
-    canonical = _by_spelling().get(match[1]) if match else None
-    if match is None or canonical is None:
-        return None
-    chips, rest = divmod(int(match[2]), _CORES_PER_CHIP_IN_SLICE_NAME[canonical])
-    return (canonical, chips) if chips and not rest else None
