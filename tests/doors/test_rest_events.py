@@ -1,6 +1,7 @@
 """What happens, as server-sent events over a real server: order, resuming, isolation, secrets, heartbeat."""
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -123,3 +124,16 @@ def test_only_the_newest_facts_are_kept(world: World, monkeypatch: pytest.Monkey
     wait_until(lambda: kept.facts(start)[0] > start + 1)
     first, facts = kept.facts(start)
     assert [sequence for sequence, _ in facts] == [first, first + 1]
+
+
+def test_a_caller_that_is_killed_in_mid_sentence_is_no_error_of_the_grid(world: World, caplog) -> None:
+    with serving(world.app) as url:
+        host, port = url.removeprefix("http://").split(":")
+        key = world.keys["alice"]
+        for path in ("/v1/jobs", "/v1/chat/completions"):
+            with socket.create_connection((host, int(port))) as line:
+                head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+                line.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+                time.sleep(0.2)
+        assert Client(url, key).jobs()["items"] == []
+    assert "Traceback" not in caplog.text and not [r for r in caplog.records if r.exc_info]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import Depends, FastAPI
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from suan.doors.problem import MEDIA_TYPE, Problem
@@ -72,11 +72,18 @@ def document(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-async def _raw(request: Request) -> bytes:
-    return await request.body()
+async def whole_body(request: Request) -> bytes:
+    """The request's body.
+
+    Raises: Refused `caller_gone`.
+    """
+    try:
+        return await request.body()
+    except ClientDisconnect as error:  # killed in mid-sentence: no error of ours
+        raise Refused("caller_gone", "the caller went away before it had said everything") from error
 
 
-Raw = Annotated[bytes, Depends(_raw)]
+Raw = Annotated[bytes, Depends(whole_body)]
 
 
 def page(

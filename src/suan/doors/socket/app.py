@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from suan.doors.rest.access import bearer, key_shown, parts_of
+from suan.doors.rest.answer import whole_body
 from suan.doors.rest.parts import Parts
 from suan.doors.socket.services import NoService, Service, find_service, names_of, services
 from suan.doors.socket.upstream import Call, Counted, call_for, open_call, streamed_answer, whole_answer
@@ -162,7 +163,7 @@ def _completions(path: str) -> Endpoint:
 async def _body(request: Request) -> dict[str, Any]:
     """Raises: Refused `bad_json`, `bad_value`."""
     try:
-        body = _decode(await request.body())
+        body = _decode(await whole_body(request))
     except msgspec.DecodeError as error:
         raise Refused("bad_json", f"the body is not JSON: {error}", hint="send one JSON object") from error
     if not isinstance(body, dict) or not isinstance(body.get("model"), str):
