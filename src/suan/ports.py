@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from suan.grid.account import Usage
-from suan.grid.action import FetchOrder, TransferSeen
+from suan.grid.action import FetchOrder, LaunchOrder, RunSeen, TransferSeen
 from suan.grid.artifact import Manifest
 from suan.grid.fact import Fact
 from suan.grid.job import EndCause, RunPhase
@@ -90,6 +90,42 @@ class EngineRun(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     port: int = 0
     devices: tuple[int, ...] = ()  # indices on its pool, where the engine pins them itself
+
+
+def spec_of(order: LaunchOrder, folder: Path, env: dict[str, str]) -> LaunchSpec:
+    """The order as an engine takes it, once its artifacts are folders and its variables are set."""
+    return LaunchSpec(
+        run=order.run,
+        job=order.job,
+        pool=order.pool,
+        accelerator=order.accelerator,
+        nodes=order.nodes,
+        devices_per_node=order.devices_per_node,
+        command=order.command,
+        setup=order.setup,
+        folder=folder,
+        env=env,
+        memory_gib=order.memory_gib,
+        max_duration_s=order.max_duration_s,
+        grace_s=order.grace_s,
+        service=order.service,
+        duration_s=order.duration_s,
+    )
+
+
+def seen_of(run: EngineRun, progress: dict[str, float | str]) -> RunSeen:
+    """The run as its engine has it, in a site's words to the grid."""
+    return RunSeen(
+        run=run.run,
+        phase=run.phase,
+        started_at_s=run.started_at_s,
+        ended_at_s=run.ended_at_s,
+        cause=run.cause,
+        exit_code=run.exit_code,
+        detail=run.detail,
+        usage=run.usage,
+        progress=progress,
+    )
 
 
 class Engine(Protocol):

@@ -57,15 +57,16 @@ def committed(world: World) -> list[str]:
     ]
 
 
-def alive(run: str) -> list[int]:
-    """Processes that belong to the run."""
+def alive(world: World, run: str) -> list[int]:
+    """Processes that belong to the run in this world: tests beside this one have runs of the same id."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             environment = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if f"SUAN_RUN_ID={run}".encode() in environment:
+        here = any(entry.startswith(f"SUAN_RUN_FOLDER={world.folder}/".encode()) for entry in environment)
+        if here and f"SUAN_RUN_ID={run}".encode() in environment:
             found.append(int(name))
     return found
 
@@ -129,7 +130,7 @@ def test_a_stopped_job_ends_and_its_processes_with_it(world: World) -> None:
     world.grid.do(commands.stop_jobs((job,)))
     (ended,) = world.ended(job)
     assert ended.phase == "stopped"
-    assert not alive(f"{job}-r1")
+    assert not alive(world, f"{job}-r1")
 
 
 def test_a_job_stopped_while_it_is_staged_never_starts(world: World) -> None:
@@ -138,7 +139,7 @@ def test_a_job_stopped_while_it_is_staged_never_starts(world: World) -> None:
     world.grid.do(commands.stop_jobs((job,)))
     (ended,) = world.ended(job)
     assert ended.phase == "stopped"
-    assert not alive(f"{job}-r1")
+    assert not alive(world, f"{job}-r1")
 
 
 def test_a_failing_job_is_restarted_as_often_as_it_says(world: World) -> None:
@@ -231,11 +232,11 @@ def test_a_site_that_is_cut_off_stops_its_runs_and_they_run_once_more_elsewhere(
     world.start("east", through=through)
     slow_here = f"[ $SUAN_SITE = east ] && sleep 600; date >> {world.folder}/done; date > $SUAN_OUTPUT_D/x"
     (job,) = world.submit(shell("careful", slow_here, outputs={"d": "dataset:d"}))
-    world.until(lambda: alive(f"{job}-r1"))
+    world.until(lambda: alive(world, f"{job}-r1"))
     world.start("west")
     lines[0].cut = True
     cut_s = time.monotonic()
-    world.until(lambda: not alive(f"{job}-r1"))
+    world.until(lambda: not alive(world, f"{job}-r1"))
     fenced_s = time.monotonic() - cut_s
     world.until(lambda: len(world.job(job).runs) == 2)
     assert fenced_s < time.monotonic() - cut_s  # gone there before it began here
@@ -261,7 +262,7 @@ def test_a_short_cut_is_not_noticed(world_of: Callable[[Policy], World]) -> None
 
     world.start("east", through=through)
     (job,) = world.submit(shell("steady", 'sleep 3; echo x > "$SUAN_OUTPUT_D/x"', outputs={"d": "dataset:d"}))
-    world.until(lambda: alive(f"{job}-r1"))
+    world.until(lambda: alive(world, f"{job}-r1"))
     lines[0].cut = True
     time.sleep(2)
     lines[0].cut = False
@@ -311,11 +312,11 @@ def test_progress_is_seen_while_it_runs(world: World) -> None:
 def test_a_closed_site_stops_its_runs_and_other_sites_take_them_over(world: World) -> None:
     world.start("east")
     (job,) = world.submit(shell("moves on", "[ $SUAN_SITE = east ] && sleep 600; true"))
-    world.until(lambda: alive(f"{job}-r1"))
+    world.until(lambda: alive(world, f"{job}-r1"))
     world.start("west")
     world.grid.do(commands.drain_site("east", True))
     world.sites["east"].close()
-    assert not alive(f"{job}-r1")
+    assert not alive(world, f"{job}-r1")
     (ended,) = world.ended(job)
     assert (ended.phase, ended.outcome) == ("succeeded", "finished at west")
 
@@ -326,7 +327,7 @@ def test_a_killed_supervisor_is_a_lost_run_not_a_failed_job(world: World) -> Non
         shell("unlucky", f"[ -e {world.folder}/second ] || {{ touch {world.folder}/second; sleep 600; }}")
     )
     world.until(lambda: (world.folder / "second").exists())
-    (process, *_) = alive(f"{job}-r1")
+    (process, *_) = alive(world, f"{job}-r1")
     supervisor = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(supervisor, signal.SIGKILL)
     (ended,) = world.ended(job)

@@ -30,7 +30,6 @@ from suan.engines.outcome import (
     failure_of,
     log_tail,
     progress_of,
-    seen_of,
     store_outputs,
     succeeded,
 )
@@ -41,7 +40,7 @@ from suan.grid.action import LaunchOrder, Observation, Orders, RunSeen, Ticket
 from suan.grid.error import SiteTrouble, SuanError
 from suan.grid.job import EndCause, RunPhase
 from suan.grid.site import Pool
-from suan.ports import Clock, Engine, EngineRun, Mover, Store
+from suan.ports import Clock, Engine, EngineRun, Mover, Store, seen_of
 
 log = logging.getLogger("suan.agent")
 

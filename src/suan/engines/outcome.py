@@ -17,7 +17,7 @@ from suan.engines.staging import RunFolder, RunNotes, checked_id, write_whole
 from suan.grid.action import OutputSeen, RunSeen
 from suan.grid.error import Refused
 from suan.grid.job import EndCause, RunPhase
-from suan.ports import Engine, EngineRun, Store
+from suan.ports import Engine, EngineRun, Store, seen_of
 
 log = logging.getLogger("suan.agent")
 
@@ -159,21 +159,6 @@ def log_tail(engine: Engine, run: str) -> bytes:
         middle = (low + high) // 2
         low, high = (middle, high) if engine.log(run, middle, 1) else (low, middle)
     return engine.log(run, max(0, high - _LOG_TAIL_BYTES), _LOG_TAIL_BYTES)
-
-
-def seen_of(run: EngineRun, progress: dict[str, float | str]) -> RunSeen:
-    """The run as the engine has it."""
-    return RunSeen(
-        run=run.run,
-        phase=run.phase,
-        started_at_s=run.started_at_s,
-        ended_at_s=run.ended_at_s,
-        cause=run.cause,
-        exit_code=run.exit_code,
-        detail=run.detail,
-        usage=run.usage,
-        progress=progress,
-    )
 
 
 def failure_of(run: EngineRun, folder: RunFolder, log_tail: bytes) -> RunSeen:

@@ -25,7 +25,7 @@ import msgspec
 
 from suan.grid.action import LaunchOrder
 from suan.grid.error import Refused, SiteTrouble
-from suan.ports import LaunchSpec, Store
+from suan.ports import LaunchSpec, Store, spec_of
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _RESERVED = frozenset(
@@ -170,7 +170,7 @@ class Stager:
             folder.output(name).mkdir()
         folder.progress.touch()
         env = self._environment(order, folder, checkpoint, inputs)
-        return _spec(order, folder, env)
+        return spec_of(order, folder.work, env)
 
     def _linked(self, folder: RunFolder, digest: str) -> Path:
         # Linked before it is made sure of: what a link names is not cleared away.
@@ -257,26 +257,6 @@ def _notes(order: LaunchOrder) -> RunNotes:
         devices_per_node=order.devices_per_node,
         outputs=order.outputs,
         service=order.service,
-    )
-
-
-def _spec(order: LaunchOrder, folder: RunFolder, env: dict[str, str]) -> LaunchSpec:
-    return LaunchSpec(
-        run=order.run,
-        job=order.job,
-        pool=order.pool,
-        accelerator=order.accelerator,
-        nodes=order.nodes,
-        devices_per_node=order.devices_per_node,
-        command=order.command,
-        setup=order.setup,
-        folder=folder.work,
-        env=env,
-        memory_gib=order.memory_gib,
-        max_duration_s=order.max_duration_s,
-        grace_s=order.grace_s,
-        service=order.service,
-        duration_s=order.duration_s,
     )
 
 

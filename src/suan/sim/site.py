@@ -9,11 +9,13 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from suan.grid.action import LaunchOrder, Observation, Orders, OutputSeen, RunSeen
 from suan.grid.error import SiteTrouble
 from suan.grid.job import EndCause, RunPhase
 from suan.grid.site import Pool
-from suan.ports import Clock, EngineRun, LaunchSpec
+from suan.ports import Clock, EngineRun, seen_of, spec_of
 from suan.sim.engine import SimulatedEngine
 from suan.sim.mover import SimulatedMover
 
@@ -119,17 +121,7 @@ class SimulatedSite:
         order = self._orders[run.run]
         succeeded = run.cause == EndCause.EXITED and not run.exit_code
         outputs = {name: self._output(order, name) for name in order.outputs} if succeeded else {}
-        return RunSeen(
-            run=run.run,
-            phase=run.phase,
-            started_at_s=run.started_at_s,
-            ended_at_s=run.ended_at_s,
-            cause=run.cause,
-            exit_code=run.exit_code,
-            detail=run.detail,
-            usage=run.usage,
-            outputs=outputs,
-        )
+        return replace(seen_of(run, {}), outputs=outputs)
 
     def _output(self, order: LaunchOrder, name: str) -> OutputSeen:
         digest = hashlib.blake2b(f"{order.job}/{name}".encode(), digest_size=32).hexdigest()
@@ -213,20 +205,7 @@ class SimulatedSite:
         truth_s = float(order.env.get(DURATION_ENV, order.duration_s or 1))
         left_s = max(1.0, truth_s - self._saved_s.get(order.job, 0.0))
         self._orders[order.run] = order
-        spec = LaunchSpec(
-            run=order.run,
-            job=order.job,
-            pool=order.pool,
-            accelerator=order.accelerator,
-            nodes=order.nodes,
-            devices_per_node=order.devices_per_node,
-            command=order.command,
-            folder=_FOLDER,
-            env=order.env,
-            max_duration_s=order.max_duration_s,
-            grace_s=order.grace_s,
-            duration_s=round(left_s),
-        )
+        spec = replace(spec_of(order, _FOLDER, order.env), duration_s=round(left_s))
         try:
             self.engine.launch(spec)
         except SiteTrouble as trouble:
