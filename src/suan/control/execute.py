@@ -37,6 +37,8 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 def facts_of(plan: Plan) -> list[f.Fact]:
     """The plan, written down: what is in the journal will be done, again and again until it is seen done."""
     facts: list[f.Fact] = []
+    if plan.clearing is not None:
+        facts.append(f.MarketCleared(at_s=plan.at_s, clearing=plan.clearing))
     for action in plan.actions:
         match action:
             case PlaceRun():

@@ -10,6 +10,7 @@ import msgspec
 
 from suan.grid.account import Usage
 from suan.grid.job import Bid, Considered, Demand, EndCause, Reason, RunPhase
+from suan.grid.market import Clearing
 from suan.grid.site import Pool
 
 # ---------------------------------------------------------------- the plan
@@ -62,6 +63,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reasons: dict[str, Reason] = {}  # job -> why it waits, for those looked at one by one
     demand_reasons: dict[Demand, Reason] = {}  # the same for all other jobs that ask for the same
     wake_at_s: int | None = None  # when time alone may change the answer
+    clearing: Clearing | None = None  # new prices, when this plan made some
 
 
 # ---------------------------------------------------------------- grid -> site

@@ -12,6 +12,7 @@ from suan.grid.account import Budget, Entry, Key, Quota, Usage
 from suan.grid.action import OutputSeen
 from suan.grid.artifact import Artifact
 from suan.grid.job import Bid, Considered, EndCause, InputBinding, JobPhase, Task
+from suan.grid.market import Clearing
 from suan.grid.site import Link, Pool, Tariff
 
 
@@ -188,6 +189,13 @@ class TransferEnded(_Fact, frozen=True, kw_only=True, tag=True):
     failed: str = ""
 
 
+# ---- the market
+class MarketCleared(_Fact, frozen=True, kw_only=True, tag=True):
+    """New clearing prices; they hold until the next such fact."""
+
+    clearing: Clearing
+
+
 # ---- money
 class Metered(_Fact, frozen=True, kw_only=True, tag=True):
     """Use of a service that is counted while it runs: requests and tokens since the last such fact."""
@@ -232,6 +240,7 @@ Fact = (
     | ReplicaRemoved
     | TransferOrdered
     | TransferEnded
+    | MarketCleared
     | Metered
     | Settled
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from suan.grid.account import Entry, Key, Tenant, Usage
 from suan.grid.artifact import Artifact, Transfer
 from suan.grid.job import Demand, Job, Run
+from suan.grid.market import Clearing
 from suan.grid.site import Link, Site, Tariff
 
 
@@ -50,6 +51,7 @@ class State:
     transfers: dict[str, Transfer] = field(default_factory=dict)
     open_transfers: dict[str, None] = field(default_factory=dict)
     submissions: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)  # (tenant, key) -> jobs
+    clearing: Clearing | None = None  # the newest prices
     usage: dict[str, Usage] = field(default_factory=dict)  # run -> as metered at its end
     tokens: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # run -> requests, tokens in, out
     entries: list[Entry] = field(default_factory=list)

@@ -85,6 +85,8 @@ def evolve(state: State, fact: f.Fact) -> None:
             _order_transfer(state, fact)
         case f.TransferEnded():
             _end_transfer(state, fact)
+        case f.MarketCleared():
+            state.clearing = fact.clearing
         case f.Metered():
             _meter(state, fact)
         case f.Settled():
