@@ -85,6 +85,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     file_mounts: dict[str, str] = {}  # path at the run -> artifact or URL
     priority: Priority = Priority.STANDARD
     deadline_s: int | None = None  # after submission
+    value_microyuan: int | None = None  # lost when the deadline is missed; None: lateness costs by the hour
     max_cost_microyuan: int | None = None
     duration_s: int | None = None  # the user's or recipe's estimate; None = unknown
     max_duration_s: int | None = None  # stopped after this
@@ -125,6 +126,7 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True):
     start_s: int
     finish_s: int
     quote: Quote
+    scarcity_microyuan: int = 0  # what its devices are worth by the clearing prices, beyond their cost
     resources_index: int = 0
 
 
@@ -178,7 +180,8 @@ Demand = tuple[Any, ...]  # what a job asks for; jobs of equal demand are decide
 
 
 def demand(job: Job) -> Demand:
-    """Everything about a job that decides where it could run, but not its age or its length. Hashable.
+    """Everything about a job that decides where it could run, but not its age, its length or how soon it is
+    due. Hashable.
 
     With a `max_cost` the length counts, too: what is too dear for one may be cheap enough for another.
     """
@@ -190,7 +193,7 @@ def demand(job: Job) -> Demand:
         for name, bound in sorted(job.inputs.items())
     )
     wanted = (task.resources, task.num_nodes, task.place, inputs)
-    return (job.tenant, task.priority, wanted, task.deadline_s, money)
+    return (job.tenant, task.priority, wanted, task.deadline_s is not None, task.value_microyuan, money)
 
 
 class RunPhase(enum.StrEnum):

@@ -5,11 +5,8 @@ Knows the shape and the price at a moment. How prices are found is `rules/clear.
 """
 
 from bisect import bisect_right
-from itertools import pairwise
 
 import msgspec
-
-from suan.grid.units import HOUR_S
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
@@ -52,15 +49,3 @@ def price_at(clearing: Clearing | None, pool: str, at_s: int) -> int:
     if clearing is None or index < 0 or at_s >= clearing.until_s:
         return 0
     return steps[index].microyuan_per_device_h
-
-
-def price_of_span(clearing: Clearing | None, pool: str, start_s: int, end_s: int) -> float:
-    """Micro-yuan that one device from `start_s` to `end_s` is worth, beyond its cost."""
-    steps = clearing.prices.get(pool, ()) if clearing else ()
-    if not steps or clearing is None:
-        return 0.0
-    ends = (*steps, Step(clearing.until_s, 0))
-    return sum(
-        step.microyuan_per_device_h * max(0, min(end_s, after.from_s) - max(start_s, step.from_s)) / HOUR_S
-        for step, after in pairwise(ends)
-    )

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from suan.grid.account import Entry, Key, Tenant, Usage
 from suan.grid.artifact import Artifact, Transfer
+from suan.grid.history import History
 from suan.grid.job import Demand, Job, Run
 from suan.grid.market import Clearing
+from suan.grid.queue import Queue
 from suan.grid.site import Link, Site, Tariff
 
 
@@ -27,7 +29,7 @@ class State:
     )  # site -> as they were set, newest last
     jobs: dict[str, Job] = field(default_factory=dict)
     waiting: dict[str, Demand] = field(default_factory=dict)  # jobs in phase WAITING
-    queues: dict[Demand, dict[str, None]] = field(default_factory=dict)  # the same, by demand, oldest first
+    queues: dict[Demand, Queue] = field(default_factory=dict)  # the same, by demand
     stop_requested: dict[str, None] = field(default_factory=dict)  # jobs that somebody stopped, not ended yet
     runs: dict[str, Run] = field(default_factory=dict)
     open_runs: dict[str, dict[str, None]] = field(
@@ -52,6 +54,7 @@ class State:
     open_transfers: dict[str, None] = field(default_factory=dict)
     submissions: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)  # (tenant, key) -> jobs
     clearing: Clearing | None = None  # the newest prices
+    history: History = field(default_factory=History)  # how long jobs took
     usage: dict[str, Usage] = field(default_factory=dict)  # run -> as metered at its end
     tokens: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # run -> requests, tokens in, out
     entries: list[Entry] = field(default_factory=list)

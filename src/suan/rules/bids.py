@@ -5,14 +5,17 @@ Does not choose whose turn it is, and places nothing.
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from suan.grid.artifact import Artifact
 from suan.grid.hardware import accelerator
 from suan.grid.job import Bid, Considered, Job, Priority, Reason
-from suan.grid.units import yuan_text
+from suan.grid.units import HOUR_S, yuan_text
 from suan.rules.cycle import Cycle, Offer, Offers
 from suan.rules.fit import quota_reason
 from suan.rules.move import Move, moves_to
-from suan.rules.quote import Setting, duration_s, price_drops, quote
+from suan.rules.quote import Setting, electricity_of_starts, power_w, quote, turning_points
+from suan.rules.scarcity import curve, span_price
 from suan.rules.supply import Supply
 
 KEPT_BIDS = 12  # in the journal, for each placement
@@ -34,7 +37,7 @@ def bids_for(
     found.sort(
         key=lambda item: (
             item[0].resources_index if ordered else 0,
-            item[0].quote.total_microyuan,
+            item[0].quote.total_microyuan + item[0].scarcity_microyuan,
             item[0].start_s,
             item[0].site,
             item[0].pool,
@@ -83,28 +86,56 @@ def _setting(cycle: Cycle, job: Job, supply: Supply, moves: tuple[Move, ...]) ->
 
 
 def _pool_bids(cycle: Cycle, job: Job, offer: Offer) -> Iterator[Bid]:
-    """Bids in one pool: as soon as possible and, for jobs that may wait, at every change of price."""
-    policy, now_s, task = cycle.policy, cycle.now_s, job.task
-    supply, setting, devices = offer.supply, offer.setting, offer.devices
-    run_s = duration_s(task, supply.pool, policy)
-    soonest_s = max(now_s + setting.move_s, supply.forecast_s(devices, now_s, run_s))
-    starts = [soonest_s]
-    if (task.deadline_s is not None or task.priority == Priority.VALLEY) and not task.replicas:
-        horizon_s = now_s + policy.shift_horizon_s
-        if task.deadline_s is not None:
-            horizon_s = min(horizon_s, job.submitted_at_s + task.deadline_s - run_s)
-        starts.extend(price_drops(setting.tariff, soonest_s, horizon_s))
-    for start_s in starts:
-        yield Bid(
-            site=supply.site.name,
-            pool=supply.pool.name,
-            devices=devices,
-            nodes=task.num_nodes,
-            start_s=start_s,
-            finish_s=start_s + run_s,
-            quote=quote(job, setting, devices, start_s, policy),
-            resources_index=offer.resources_index,
-        )
+    """Bids in one pool: as soon as possible and, if the job may wait, at the cheapest moment after that."""
+    supply = offer.supply
+    run_s = cycle.run_s(job, supply.pool)
+    soonest_s = max(cycle.now_s + offer.setting.move_s, supply.forecast_s(offer.devices, cycle.now_s, run_s))
+    yield _bid(cycle, job, offer, soonest_s, run_s)
+    if (later_s := _cheapest_later(cycle, job, offer, soonest_s, run_s)) is not None:
+        yield _bid(cycle, job, offer, later_s, run_s)
+
+
+def _bid(cycle: Cycle, job: Job, offer: Offer, start_s: int, run_s: int) -> Bid:
+    pool = offer.supply.pool
+    scarcity = span_price(cycle.clearing, offer.supply.name, start_s, start_s + run_s)
+    return Bid(
+        site=offer.supply.site.name,
+        pool=pool.name,
+        devices=offer.devices,
+        nodes=job.task.num_nodes,
+        start_s=start_s,
+        finish_s=start_s + run_s,
+        quote=quote(job, offer.setting, offer.devices, start_s, cycle.policy, run_s=run_s),
+        scarcity_microyuan=round(offer.devices * scarcity),
+        resources_index=offer.resources_index,
+    )
+
+
+def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, soonest_s: int, run_s: int) -> int | None:
+    """The moment after the soonest at which the run would cost least; None for a job that does not defer."""
+    task, policy, setting = job.task, cycle.policy, offer.setting
+    if task.replicas or (task.deadline_s is None and task.priority != Priority.VALLEY):
+        return None
+    until_s = cycle.now_s + policy.shift_horizon_s
+    if task.deadline_s is not None:
+        until_s = min(until_s, job.submitted_at_s + task.deadline_s - run_s)
+    found = turning_points(setting.tariff, soonest_s, until_s, run_s)
+    scarce = curve(cycle.clearing, offer.supply.name)
+    if scarce is not None:
+        found.extend(at_s for at_s in scarce.times if soonest_s < at_s <= until_s)
+    if not found:
+        return None
+    starts_s = np.array(found, float)
+    cost = starts_s * (
+        setting.waiting_microyuan_per_h * policy.waiting_ratio.get(task.priority, 1.0) / HOUR_S
+    )
+    if setting.tariff is not None:
+        kw = power_w(offer.supply.pool, offer.devices) / 1000 * setting.tariff.pue
+        money, gco2 = electricity_of_starts(setting.tariff, starts_s, run_s)
+        cost += kw * (money + gco2 / 1000 * policy.carbon_microyuan_per_kg)
+    if scarce is not None:
+        cost += offer.devices * scarce.spans(starts_s, run_s)
+    return found[int(np.argmin(cost))]
 
 
 def weighed(bids: list[Bid], unfit: dict[str, Reason]) -> Considered:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from suan.grid.action import Action
 from suan.grid.job import Demand, Job, Place, Reason, Resources
+from suan.grid.market import Clearing
+from suan.grid.site import Pool
 from suan.grid.state import State
 from suan.rules.fit import fit
 from suan.rules.move import Move
@@ -43,9 +45,27 @@ class Cycle:
     taken: dict[tuple[str, str], int] = field(default_factory=dict)  # (tenant, kind) -> devices of this plan
     promised: dict[str, int] = field(default_factory=dict)  # tenant -> micro-yuan of runs not settled yet
     shares: dict[str, float] = field(default_factory=dict)
+    fair_share: float = float("inf")  # of devices over weight, were all to share alike
     fits: dict[Shape, Fits] = field(default_factory=dict)
     offers: dict[Demand, Offers] = field(default_factory=dict)
+    clearing: Clearing | None = None  # the prices that hold in this plan
+    lengths: dict[Demand | str, float] = field(default_factory=dict)
     wake_at_s: int | None = None
+
+    def run_s(self, job: Job, pool: Pool) -> int:
+        """How long the job is expected to run in the pool."""
+        return max(1, round(self.length_s(job) / pool.speed_ratio))
+
+    def length_s(self, job: Job) -> float:
+        """How long the job is expected to run where the speed is 1: as its task says, or as history tells."""
+        task = job.task
+        if task.duration_s is not None:
+            return float(task.duration_s)
+        wanted = self.state.waiting.get(job.id, job.id)
+        known = self.lengths.get(wanted)
+        if known is None:
+            known = self.lengths[wanted] = float(self.policy.default_duration_s)
+        return known
 
     def wake(self, at_s: int) -> None:
         if at_s > self.now_s:

@@ -16,9 +16,8 @@ from suan.rules.bids import bids_for, weighed
 from suan.rules.budget import affordable, too_dear
 from suan.rules.cycle import Cycle
 from suan.rules.move import Move, again_at_s, bound_artifacts, transfer_id
-from suan.rules.order import Turn, shares, turn
+from suan.rules.order import Turn, fair_share, market_turn, shares, starving, turn, worth
 from suan.rules.policy import Policy
-from suan.rules.quote import duration_s
 from suan.rules.reasons import DEVICES, devices_reason, moving, nowhere, paused
 from suan.rules.supply import Supply, supplies
 
@@ -28,11 +27,10 @@ NO_DEVICES = "no_devices"
 
 def decide(state: State, policy: Policy, now_s: int) -> Plan:
     """The plan for this moment. Same input, same plan."""
-    cycle = Cycle(state=state, policy=policy, now_s=now_s, supplies=supplies(state, now_s))
+    cycle = _cycle(state, policy, now_s)
     # 1. What somebody stopped, stops.
     cycle.actions.extend(_stops(state))
     # 2. The rest take turns, one class of equal demand at a time.
-    cycle.shares = shares(state)
     for wanted, job in _turns(cycle):
         # 3. A job that can never run any more ends now.
         if outcome := _hopeless(state, policy, job):
@@ -61,9 +59,18 @@ def reason_for(plan: Plan, state: State, job: str) -> Reason | None:
     return plan.reasons.get(job) or plan.demand_reasons.get(state.waiting[job])
 
 
+def _cycle(state: State, policy: Policy, now_s: int) -> Cycle:
+    cycle = Cycle(state=state, policy=policy, now_s=now_s, supplies=supplies(state, now_s))
+    cycle.shares = shares(state)
+    if policy.market:
+        cycle.fair_share = fair_share(state)
+        cycle.clearing = state.clearing
+    return cycle
+
+
 def considered(state: State, policy: Policy, job: Job, now_s: int) -> Considered:
     """What `suan quote` shows: every bid for a job as if it were its turn, cheapest first."""
-    cycle = Cycle(state=state, policy=policy, now_s=now_s, supplies=supplies(state, now_s))
+    cycle = _cycle(state, policy, now_s)
     artifacts = bound_artifacts(state, job)
     bids, unfit = bids_for(cycle, job, {} if isinstance(artifacts, Reason) else artifacts)
     return weighed([bid for bid, _ in bids], unfit)
@@ -104,18 +111,21 @@ def _turns(cycle: Cycle) -> Iterator[tuple[Demand, Job]]:
     """Jobs in the order of their turns. After one that must wait, the next few of its class may slip in
     before it.
     """
-    state, policy = cycle.state, cycle.policy
-    members = {wanted: iter(queue) for wanted, queue in state.queues.items()}
+    state, policy, now_s = cycle.state, cycle.policy, cycle.now_s
+    first = dict.fromkeys(job.id for job in starving(state, policy, now_s)) if policy.market else {}
+    members = {wanted: _members(cycle, wanted) for wanted in state.queues}
     heap: list[tuple[Turn, Demand, Job]] = []
 
     def push(wanted: Demand) -> None:
         for job_id in members[wanted]:
-            if job_id not in state.stop_requested:
+            if job_id not in state.stop_requested and job_id not in first:
                 job = state.jobs[job_id]
-                share = cycle.shares.get(job.tenant, 0.0)
-                heapq.heappush(heap, (turn(job, share, policy, cycle.now_s), wanted, job))
+                heapq.heappush(heap, (_turn(cycle, job), wanted, job))
                 return
 
+    for job_id in first:
+        if job_id not in state.stop_requested:
+            yield state.waiting[job_id], state.jobs[job_id]
     for wanted in state.queues:
         push(wanted)
     misses: dict[Demand, int] = {}
@@ -127,6 +137,28 @@ def _turns(cycle: Cycle) -> Iterator[tuple[Demand, Job]]:
             misses[wanted] = misses.get(wanted, 0) + 1
         if misses.get(wanted, 0) < policy.backfill_tries:
             push(wanted)
+
+
+def _members(cycle: Cycle, wanted: Demand) -> Iterator[str]:
+    """Jobs of one demand in their order; those that can no longer make their deadline come last."""
+    queue = cycle.state.queues[wanted]
+    head = cycle.state.jobs[next(iter(queue))]
+    if head.task.deadline_s is None or not cycle.policy.market:
+        return iter(queue)
+    latest_s = cycle.now_s + (0 if head.task.duration_s is not None else round(cycle.length_s(head)))
+    return queue.in_time_first(latest_s)
+
+
+def _turn(cycle: Cycle, job: Job) -> Turn:
+    state, policy = cycle.state, cycle.policy
+    share = cycle.shares.get(job.tenant, 0.0)
+    if not policy.market:
+        return turn(job, share, policy, cycle.now_s)
+    tenant = state.tenants.get(job.tenant)
+    devices = job.task.resources[0].devices * job.task.num_nodes
+    waiting = tenant.waiting_microyuan_per_h if tenant else 0
+    saved = worth(job, devices * cycle.length_s(job), waiting, policy, cycle.now_s)
+    return market_turn(job, float(share > cycle.fair_share), saved, policy, cycle.now_s)
 
 
 def _try(cycle: Cycle, job: Job) -> Reason | None:
@@ -181,7 +213,7 @@ def _nothing_free(cycle: Cycle, job: Job) -> Reason | None:
         (
             supply,
             job.task.resources[index].devices * job.task.num_nodes,
-            duration_s(job.task, supply.pool, cycle.policy),
+            cycle.run_s(job, supply.pool),
         )
         for supply, index in able
     ]

@@ -14,8 +14,10 @@ from suan.grid import fact as f
 from suan.grid.account import Entry, Key, Tenant
 from suan.grid.artifact import Transfer, TransferPhase, artifact_name
 from suan.grid.job import TERMINAL_PHASES, EndCause, Job, JobPhase, Run, RunPhase, demand
+from suan.grid.queue import Queue
 from suan.grid.site import Site, SitePhase
 from suan.grid.state import State
+from suan.rules.durations import learn
 
 REFUSAL_BACKOFF_S = 5  # doubles with every refusal in a row
 REFUSAL_BACKOFF_LIMIT_S = 300
@@ -166,18 +168,15 @@ def _set_phase_of_open_runs(state: State, site: str, phase: RunPhase) -> None:
 
 
 def _enqueue(state: State, job: Job) -> None:
-    """A job waits behind the older ones that ask for the same; one that ran before goes to the front."""
     wanted = demand(job)
     state.waiting[job.id] = wanted
-    queue = state.queues.get(wanted, {})
-    state.queues[wanted] = {job.id: None, **queue} if job.runs and queue else queue
-    state.queues[wanted][job.id] = None
+    state.queues.setdefault(wanted, Queue()).add(job)
 
 
-def _dequeue(state: State, job: str) -> None:
-    if (wanted := state.waiting.pop(job, None)) is not None:
+def _dequeue(state: State, job: Job) -> None:
+    if (wanted := state.waiting.pop(job.id, None)) is not None:
         queue = state.queues[wanted]
-        queue.pop(job)
+        queue.remove(job)
         if not queue:
             del state.queues[wanted]
 
@@ -211,7 +210,7 @@ def _end_job(state: State, fact: f.JobEnded) -> None:
         ended_at_s=fact.at_s,
         metrics={**job.metrics, **fact.metrics},
     )
-    _dequeue(state, job.id)
+    _dequeue(state, job)
     state.stop_requested.pop(job.id, None)
     for series in job.task.outputs.values():
         state.writers.get(series, {}).pop(job.id, None)
@@ -252,7 +251,7 @@ def _place(state: State, fact: f.RunPlaced) -> None:
     state.jobs[job.id] = replace(
         job, phase=JobPhase.PLACED, runs=(*job.runs, run.id), considered=fact.considered
     )
-    _dequeue(state, job.id)
+    _dequeue(state, job)
 
 
 def _evolve_run(state: State, fact: "f.RunStarted | f.RunEndpoint | f.RunStopOrdered") -> None:
@@ -293,6 +292,7 @@ def _end_run(state: State, fact: f.RunEnded) -> None:
         stop_reason=run.stop_reason or fact.detail,
     )
     state.usage[run.id] = fact.usage
+    learn(state, state.runs[run.id])
     job = state.jobs[run.job]
     if job.phase != JobPhase.PLACED:
         return

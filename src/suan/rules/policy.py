@@ -6,7 +6,8 @@ _WAITING_RATIO = {"online": 4.0, "standard": 1.0, "valley": 0.05}
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    name: str = "greedy"
+    name: str = "market"
+    market: bool = True  # clearing prices and worth decide; False: first come within each share, no prices
     default_duration_s: int = 3600  # for a job that says nothing: the prior until history exists
     carbon_microyuan_per_kg: int = 90_000  # China's national carbon market, 2024: 90 to 100 CNY a tonne
     late_microyuan_per_h: int = 10_000_000  # an hour past the deadline
@@ -15,6 +16,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     restore_s: int = 60  # to start again from a checkpoint
     shift_horizon_s: int = 86_400  # how far ahead a deferrable job looks for a cheaper hour
     ageing_s: int = 6 * 3600  # a job that has waited so long counts one priority class higher
+    starvation_s: int = 86_400  # who has waited so long in one stretch goes before everybody, oldest first
+    urgency_s: int = 4 * 3600  # slack at which a deadline presses 1/e as much as at the last moment
+    clear_every_s: int = 900  # the market is cleared again after so long, while anybody waits
+    clear_classes: int = 400  # classes of jobs that take part in one clearing, the most work first
+    clear_rounds: int = 60  # of price adjustment in one clearing, at most
     lease_s: int = 30
     grace_s: int = 10  # from SIGTERM to SIGKILL
     clock_margin_s: int = 5  # between a lease's end at a site and the grid's belief that it has ended

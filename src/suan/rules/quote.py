@@ -8,6 +8,8 @@ from bisect import bisect_right
 from itertools import accumulate, pairwise
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from suan.grid.account import Quote
 from suan.grid.hardware import accelerator
@@ -17,6 +19,7 @@ from suan.grid.units import HOUR_S
 from suan.rules.policy import Policy
 
 _WINDOW_H = 24 * 62  # hours of a tariff that are summed at once
+_WINDOW_S = _WINDOW_H * HOUR_S
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +40,7 @@ class _Sums:
     tariffs.
     """
 
-    __slots__ = ("carbon", "drops", "first_hour", "money", "tariff")
+    __slots__ = ("arrays", "carbon", "drops", "first_hour", "money", "rises", "tariff")
 
     def __init__(self, tariff: Tariff, first_hour: int) -> None:
         rates = [hour_rate(tariff, first_hour + offset) for offset in range(-1, _WINDOW_H)]
@@ -46,11 +49,17 @@ class _Sums:
             for offset, (before, after) in enumerate(pairwise(rates))
             if after[0] < before[0] or after[1] < before[1]
         ]
+        self.rises = [
+            (first_hour + offset) * HOUR_S
+            for offset, (before, after) in enumerate(pairwise(rates))
+            if after[0] > before[0] or after[1] > before[1]
+        ]
         rates = rates[1:]
         self.tariff = tariff
         self.first_hour = first_hour
         self.money = [0, *accumulate(rate for rate, _ in rates)]
         self.carbon = [0.0, *accumulate(carbon for _, carbon in rates)]
+        self.arrays = np.asarray(self.money, float), np.asarray(self.carbon, float)
 
 
 _sums: dict[tuple[int, int], _Sums] = {}  # a memo: (id of tariff, window) -> its sums; holds the tariff alive
@@ -78,7 +87,7 @@ def _integral(tariff: Tariff, at_s: int) -> tuple[float, float]:
 
 def electricity(tariff: Tariff, start_s: int, end_s: int) -> tuple[float, float]:
     """(micro-yuan, gCO2) of one kW drawn at the socket from `start_s` to `end_s`, PUE not included."""
-    window_s = _WINDOW_H * HOUR_S
+    window_s = _WINDOW_S
     money = carbon = 0.0
     at_s = start_s
     while at_s < end_s:
@@ -107,11 +116,15 @@ def duration_s(task: Task, pool: Pool, policy: Policy) -> int:
     return max(1, round(known / pool.speed_ratio))
 
 
-def quote(job: Job, setting: Setting, devices: int, start_s: int, policy: Policy) -> Quote:
-    """The itemised price of running the job on `devices` of the setting's pool from `start_s` on."""
+def quote(
+    job: Job, setting: Setting, devices: int, start_s: int, policy: Policy, *, run_s: int | None = None
+) -> Quote:
+    """The itemised price of running the job on `devices` of the setting's pool from `start_s` on, for `run_s`
+    or, where nobody learned better, for as long as its task says.
+    """
     task = job.task
     pool, tariff = setting.pool, setting.tariff
-    run_s = duration_s(task, pool, policy)
+    run_s = duration_s(task, pool, policy) if run_s is None else run_s
     machine = round(devices * pool.machine_microyuan_per_device_h * run_s / HOUR_S)
     kw = power_w(pool, devices) / 1000
     money_per_kw, carbon_per_kw = electricity(tariff, start_s, start_s + run_s) if tariff else (0.0, 0.0)
@@ -120,9 +133,12 @@ def quote(job: Job, setting: Setting, devices: int, start_s: int, policy: Policy
     gco2 = carbon_per_kw * kw * pue
     wait_s = max(0, start_s - job.submitted_at_s)
     waiting_ratio = policy.waiting_ratio.get(task.priority, 1.0)
-    late_s = 0
+    late_s, late = 0, 0.0
     if task.deadline_s is not None:
         late_s = max(0, start_s + run_s - (job.submitted_at_s + task.deadline_s))
+        late = late_s / HOUR_S * policy.late_microyuan_per_h
+        if task.value_microyuan is not None:  # lost as a whole, and no more than that
+            late = float(task.value_microyuan) if late_s else 0.0
     every_s = task.checkpoint.every_s if task.checkpoint else run_s
     lost_s = min(run_s, every_s) / 2 + policy.restore_s
     electricity_microyuan = round(money_per_kw * kw * pue)
@@ -133,7 +149,7 @@ def quote(job: Job, setting: Setting, devices: int, start_s: int, policy: Policy
         carbon_microyuan=round(gco2 / 1000 * policy.carbon_microyuan_per_kg),
         move_microyuan=setting.move_microyuan,
         wait_microyuan=round(wait_s / HOUR_S * setting.waiting_microyuan_per_h * waiting_ratio),
-        late_microyuan=round(late_s / HOUR_S * policy.late_microyuan_per_h),
+        late_microyuan=round(late),
         preemption_microyuan=round(risk * (machine + electricity_microyuan)),
         wait_s=wait_s,
         move_s=setting.move_s,
@@ -151,13 +167,45 @@ def quote(job: Job, setting: Setting, devices: int, start_s: int, policy: Policy
     )
 
 
-def price_drops(tariff: Tariff | None, from_s: int, until_s: int) -> list[int]:
-    """Moments in (from_s, until_s] at which electricity becomes cheaper or cleaner: worth waiting for."""
+def turning_points(tariff: Tariff | None, from_s: int, until_s: int, run_s: int) -> list[int]:
+    """Moments in (from_s, until_s] at which a run of `run_s` may be cheapest: where electricity becomes
+    cheaper or cleaner as it begins, or dearer or dirtier as it ends.
+    """
     if tariff is None or until_s <= from_s:
         return []
-    window_s = _WINDOW_H * HOUR_S
-    drops: list[int] = []
-    for window in range(from_s // window_s, until_s // window_s + 1):
-        known = _window(tariff, window).drops
-        drops.extend(known[bisect_right(known, from_s) : bisect_right(known, until_s)])
-    return drops
+    found: list[int] = []
+    for shift_s, rising in ((0, False), (run_s, True)):
+        low_s, high_s = from_s + shift_s, until_s + shift_s
+        for window in range(low_s // _WINDOW_S, high_s // _WINDOW_S + 1):
+            sums = _window(tariff, window)
+            known = sums.rises if rising else sums.drops
+            found.extend(
+                at_s - shift_s for at_s in known[bisect_right(known, low_s) : bisect_right(known, high_s)]
+            )
+    return sorted(set(found))
+
+
+def electricity_of_starts(
+    tariff: Tariff, starts_s: NDArray[np.float64], run_s: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(micro-yuan, gCO2) of one kW from each start for `run_s`, PUE not included; as `electricity`, of many
+    at once.
+    """
+    first = int(starts_s.min()) // _WINDOW_S
+    last = int(starts_s.max() + run_s) // _WINDOW_S
+    parts = [_window(tariff, window) for window in range(first, last + 1)]
+    edges_s = (np.arange(len(parts) * _WINDOW_H + 1) + first * _WINDOW_H) * HOUR_S
+    money, carbon = (_joined([part.arrays[term] for part in parts]) for term in (0, 1))
+    ends_s = starts_s + run_s
+    return (
+        np.interp(ends_s, edges_s, money) - np.interp(starts_s, edges_s, money),
+        np.interp(ends_s, edges_s, carbon) - np.interp(starts_s, edges_s, carbon),
+    )
+
+
+def _joined(sums: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Running sums of windows in a row as one."""
+    joined = sums[0]
+    for part in sums[1:]:
+        joined = np.concatenate([joined, joined[-1] + part[1:]])
+    return joined

@@ -1,10 +1,10 @@
 """What each pool has free, now and by forecast, while one plan is being made.
 
-Reads runs and their expected ends. Reservations made here keep small jobs from starving a large one (EASY
-backfill).
+Reads runs and their expected ends, those only where somebody has to wait. Reservations made here keep small
+jobs from starving a large one (EASY backfill).
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -23,14 +23,23 @@ class Supply:
     site: Site
     pool: Pool
     free: int
-    ends: list[tuple[int, int]] = field(default_factory=list)  # (expected end, devices), sorted
+    state: State
+    now_s: int
     reserved_at_s: int | None = None  # when the job that holds a reservation starts
     spare_at_s: int = 0  # devices left over at that moment
     backlog_device_s: int = 0  # work of jobs that wait for this pool, already looked at
+    name: str = ""
+    _ends: list[tuple[int, int]] | None = None
+    _taken: list[tuple[int, int]] = field(default_factory=list)
 
     @property
-    def name(self) -> str:
-        return f"{self.site.name}/{self.pool.name}"
+    def ends(self) -> list[tuple[int, int]]:
+        """(expected end, devices) of every run in the pool, sorted."""
+        if self._ends is None:
+            self._ends = _expected_ends(self.state, self.site.name, self.pool.name, self.now_s)
+            self._ends.extend(self._taken)
+            self._ends.sort()
+        return self._ends
 
     def can_start(self, devices: int, now_s: int, run_s: int) -> bool:
         """Whether so many devices are free now and a reserved job would not start later for it."""
@@ -62,8 +71,10 @@ class Supply:
         self.free -= devices
         if self.reserved_at_s is not None and end_s > self.reserved_at_s:
             self.spare_at_s -= devices
-        self.ends.append((end_s, devices))
-        self.ends.sort()
+        if self._ends is None:
+            self._taken.append((end_s, devices))
+        else:
+            insort(self._ends, (end_s, devices))
 
     def wait(self, devices: int, start_s: int, run_s: int) -> None:
         """A job waits for this pool; the first to wait gets a reservation."""
@@ -74,21 +85,27 @@ class Supply:
 
 
 def supplies(state: State, now_s: int) -> list[Supply]:
-    """Every pool that takes runs, sorted by name, with what is free and when the rest will be."""
+    """Every pool that takes runs, sorted by name, with what is free."""
     found: dict[tuple[str, str], Supply] = {}
     for site in state.sites.values():
         if site.phase != SitePhase.READY:
             continue
         for pool in site.pools.values():
-            used = state.used_devices.get((site.name, pool.name), 0)
-            found[site.name, pool.name] = Supply(site=site, pool=pool, free=pool.devices - used)
-        for run_id in state.open_runs.get(site.name, {}):
-            run = state.runs[run_id]
-            if supply := found.get((site.name, run.pool)):
-                end_s = run.expected_end_s
-                if end_s <= now_s:
-                    end_s = now_s + max(OVERDUE_S, now_s - run.placed_at_s)
-                supply.ends.append((end_s, run.devices))
-    for supply in found.values():
-        supply.ends.sort()
+            free = pool.devices - state.used_devices.get((site.name, pool.name), 0)
+            name = f"{site.name}/{pool.name}"
+            found[site.name, pool.name] = Supply(
+                site=site, pool=pool, free=free, state=state, now_s=now_s, name=name
+            )
     return [found[key] for key in sorted(found)]
+
+
+def _expected_ends(state: State, site: str, pool: str, now_s: int) -> list[tuple[int, int]]:
+    ends = []
+    for run_id in state.open_runs.get(site, {}):
+        run = state.runs[run_id]
+        if run.pool == pool:
+            end_s = run.expected_end_s
+            if end_s <= now_s:
+                end_s = now_s + max(OVERDUE_S, now_s - run.placed_at_s)
+            ends.append((end_s, run.devices))
+    return ends
