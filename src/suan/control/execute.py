@@ -83,7 +83,7 @@ def orders_for(
     stop: list[StopOrder] = []
     fetch: list[FetchOrder] = []
     tickets: list[Ticket] = []
-    for run_id in state.open_runs.get(site, {}):
+    for run_id in state.runs_to_order.get(site, ()):
         run = state.runs[run_id]
         if run.stop_reason:
             stop.append(StopOrder(run=run_id, why=run.stop_reason, grace_s=policy.stop_grace_s))

@@ -20,7 +20,7 @@ from suan.control.execute import facts_of, orders_for
 from suan.control.observe import fence_s, observe, silences
 from suan.grid.action import Observation, Orders, Plan
 from suan.grid.error import NotNow, Refused, SuanError
-from suan.grid.fact import Fact, GridStarted, JobEnded
+from suan.grid.fact import Fact, GridStarted, JobEnded, RunEnded
 from suan.grid.job import Reason
 from suan.grid.state import State
 from suan.ports import Clock, Journal
@@ -49,6 +49,8 @@ class Live:
     transfers: dict[str, int] = field(default_factory=dict)  # transfer -> bytes arrived
     heard_at_s: dict[str, int] = field(default_factory=dict)
     seen_runs: dict[str, dict[str, None]] = field(default_factory=dict)  # site -> runs it says it has
+    # of those, the ones that the grid does not hold there: never ordered, elsewhere, or their end is recorded
+    stray_runs: dict[str, dict[str, None]] = field(default_factory=dict)
 
 
 class Grid:
@@ -133,8 +135,8 @@ class Grid:
         with self.lock:
             if self.trouble:
                 raise self._stopped()
-            there = self.live.seen_runs.get(site, {})
-            return orders_for(self.state, site, self.policy, self.now_s(), secret=self._secret, seen=there)
+            stray = self.live.stray_runs.get(site, ())
+            return orders_for(self.state, site, self.policy, self.now_s(), secret=self._secret, seen=stray)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Calls `listener` with new, durable facts from the writing thread; returns what ends that."""
@@ -298,6 +300,8 @@ class Grid:
                 except Exception as error:  # the journal is ahead of the state: only a restart mends that
                     self.trouble = f"{type(error).__name__}: {error}"
                     raise
+                if isinstance(fact, RunEnded):
+                    self._note_end(fact.run)
                 if self._listeners:
                     self._news.append((self.state.sequence, fact))
 
@@ -316,6 +320,20 @@ class Grid:
         """Which runs the site says it has; those whose end is recorded stay until a report no longer names
         them.
         """
-        before = {} if seen.full else self.live.seen_runs.get(seen.site, {})
-        there = {run: None for run in before if run in self.state.open_runs.get(seen.site, {})}
-        self.live.seen_runs[seen.site] = there | {run.run: None for run in seen.runs}
+        held = self.state.open_runs.get(seen.site, {})
+        there = self.live.seen_runs.setdefault(seen.site, {})
+        stray = self.live.stray_runs.setdefault(seen.site, {})
+        for run in (*there,) if seen.full else (*stray,):
+            if seen.full or run not in held:
+                del there[run]
+        stray.clear()
+        for run in seen.runs:
+            there[run.run] = None
+            if run.run not in held:
+                stray[run.run] = None
+
+    def _note_end(self, run: str) -> None:
+        """The end of a run is recorded: its site may forget it."""
+        site = self.state.runs[run].site
+        if run in self.live.seen_runs.get(site, ()):
+            self.live.stray_runs[site][run] = None

@@ -133,14 +133,8 @@ class Client:
         labels: Mapping[str, str] | None = None,
     ) -> Json:
         """{site, key, epoch}: the site's own key, shown this once."""
-        body = {
-            "token": token,
-            "site": site,
-            "region": region,
-            "engine": engine,
-            "labels": dict(labels or {}),
-        }
-        return self.request("POST", "/v1/sites/join", body=body)
+        body = {"token": token, "site": site, "region": region, "engine": engine}
+        return self.request("POST", "/v1/sites/join", body={**body, "labels": dict(labels or {})})
 
     def drain(self, site: str, draining: bool = True) -> Json:
         return self.request("POST", f"/v1/sites/{path_part(site)}/drain", body={"draining": draining})
@@ -188,8 +182,8 @@ class Client:
         site = tariff["site"] if isinstance(tariff, dict) else tariff.site
         return self.request("PUT", f"/v1/sites/{path_part(site)}/tariff", body=tariff)
 
-    def prices(self, hours: int = 24) -> Json:
-        return self.request("GET", "/v1/prices", params={"hours": hours})
+    def prices(self, hours: int = 24, site: str | None = None) -> Json:
+        return self.request("GET", "/v1/prices", params={"hours": hours, "site": site})
 
     # ------------------------------------------------------------ jobs
 
@@ -215,6 +209,11 @@ class Client:
     ) -> list[Json]:
         """For each task {task, considered, notes}: every bid there is now. Nothing is stored."""
         return self._tasks("/v1/quotes", tasks, pipeline, _envs(envs), "quote")["quotes"]
+
+    def estimate(self, what: str, question: Json) -> Json:
+        """What the performance model says of a `plan`, `train`, `serve` or `rows` question."""
+        headers = {"idempotency-key": "estimate"}
+        return self.request("POST", f"/v1/estimates/{path_part(what)}", body=question, headers=headers)
 
     def _tasks(
         self, path: str, tasks: str | Sequence[Any], pipeline: str, params: Mapping[str, Any], key: str
@@ -244,8 +243,10 @@ class Client:
         return self.request("GET", f"/v1/jobs/{path_part(job)}")
 
     def why(self, job: str) -> Json:
-        """{job, phase, reason, considered}"""
         return self.request("GET", f"/v1/jobs/{path_part(job)}/why")
+
+    def durations(self, **wanted: Any) -> Json:
+        return self.request("GET", "/v1/durations", params=wanted)
 
     def stop(self, job: str) -> Json:
         """The job, with its stop requested; a job that has ended is left as it is."""
@@ -368,7 +369,7 @@ class Client:
         return self.request("GET", f"/v1/tenants/{path_part(name)}")
 
     def set_tenant(self, name: str, **settings: Any) -> Json:
-        """Settings: weight, quota, budget, waiting_microyuan_per_h; those left out keep their value."""
+        """Settings: parent, weight, quota, budget, waiting_microyuan_per_h; the rest keeps its value."""
         return self.request("PUT", f"/v1/tenants/{path_part(name)}", body=settings)
 
     def keys(self) -> list[Json]:

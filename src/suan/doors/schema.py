@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from suan.grid.account import Budget, Key, Quota, Role
+from suan.grid.account import Budget, Key, Role
 from suan.grid.error import Refused
 from suan.grid.job import Checkpoint, Considered, Elastic, Job, Place, Reason, Replicas, Resources, Run, Task
+from suan.rules.accuracy import Accuracy
+from suan.rules.explain import Explanation
 
 MASK = "***"
 MAX_TASKS = 10_000
@@ -67,11 +69,21 @@ class MissingBody(Body):
     chunks: Annotated[list[str], Field(max_length=20_000)]
 
 
+class QuotaBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Each table replaces the one before it; what is left out keeps its value."""
+
+    nominal_devices: dict[str, int] | None = None
+    borrow_devices: dict[str, int] | None = None
+    lend_devices: dict[str, int] | None = None
+    max_waiting_jobs: int | None = None
+
+
 class TenantBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is left out keeps its value."""
 
+    parent: str | None = None  # "" takes it out of the tree
     weight: float | None = None
-    quota: Quota | None = None
+    quota: QuotaBody | None = None
     budget: Budget | None = None
     waiting_microyuan_per_h: int | None = None
 
@@ -243,11 +255,18 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[JobView]
 
 
-class Why(msgspec.Struct, frozen=True, kw_only=True):
+class Why(Explanation, frozen=True, kw_only=True):
+    """Why a job is where it is."""
+
     job: str
     phase: str
-    reason: Reason | None
-    considered: Considered | None
+
+
+class Durations(msgspec.Struct, frozen=True, kw_only=True):
+    """How well lengths were foretold, by group."""
+
+    by: str
+    items: list[Accuracy]
 
 
 class TaskQuote(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,13 +31,20 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_s: int | None = None
 
 
+ANY_KIND = "*"  # in a quota: each kind that is not named
+
+
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """Devices a tenant is guaranteed at any moment, and how many more it may borrow; by accelerator kind, `*`
-    for any.
+    """Devices a tenant is guaranteed at any moment, how many more it may borrow, and how many of its idle
+    ones others may use; by accelerator kind, `*` for each kind that is not named.
+
+    A kind that nothing is said of: no guarantee; below a parent no limit to borrowing, without one none to
+    borrow from; all that is idle is lent.
     """
 
     nominal_devices: dict[str, int] = {}
     borrow_devices: dict[str, int] = {}
+    lend_devices: dict[str, int] = {}
     max_waiting_jobs: int = 100_000
 
 
@@ -47,8 +54,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """Who pays. Tenants form a tree: what those below one parent leave idle, they lend to each other."""
+
     name: str
-    weight: float = 1.0  # its share
+    parent: str = ""  # another tenant, "" for none
+    weight: float = 1.0  # its share among those of the same parent
     quota: Quota = Quota()
     budget: Budget = Budget()
     waiting_microyuan_per_h: int = 1_000_000  # what an hour of waiting costs it, per job

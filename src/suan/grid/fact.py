@@ -34,6 +34,7 @@ class TenantSet(_Fact, frozen=True, kw_only=True, tag=True):
     quota: Quota = Quota()
     budget: Budget = Budget()
     waiting_microyuan_per_h: int = 1_000_000
+    parent: str = ""
 
 
 class KeyIssued(_Fact, frozen=True, kw_only=True, tag=True):

@@ -45,8 +45,11 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Elastic(msgspec.Struct, frozen=True, kw_only=True):
+    """How many nodes will do, and how fast the job runs on them: steps or tokens a second, any unit."""
+
     min_nodes: int = 1
     max_nodes: int = 1
+    speed: dict[int, float] = {}  # nodes -> speed; empty: a prior
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +179,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}  # what the recipe reported at its end
 
 
+def is_flexible(task: Task) -> bool:
+    """Whether a run of the task may leave at a checkpoint to come back later, or at another size."""
+    if task.checkpoint is None or task.replicas is not None:
+        return False
+    return task.priority == Priority.VALLEY or task.elastic is not None
+
+
 Demand = tuple[Any, ...]  # what a job asks for; jobs of equal demand are decided as one class
 
 
@@ -192,7 +202,9 @@ def demand(job: Job) -> Demand:
         (name, bound.artifact, bound.from_job, bound.from_output)
         for name, bound in sorted(job.inputs.items())
     )
-    wanted = (task.resources, task.num_nodes, task.place, inputs)
+    elastic = task.elastic and (task.elastic.min_nodes, task.elastic.max_nodes, *task.elastic.speed.items())
+    begun = job.id if job.runs and task.checkpoint is not None else ""  # what it has done lies at its site
+    wanted = (task.resources, task.num_nodes, elastic, task.place, inputs, begun)
     return (job.tenant, task.priority, wanted, task.deadline_s is not None, task.value_microyuan, money)
 
 

@@ -35,6 +35,12 @@ class State:
     open_runs: dict[str, dict[str, None]] = field(
         default_factory=dict
     )  # site -> runs not known to have ended
+    runs_to_order: dict[str, dict[str, None]] = field(
+        default_factory=dict
+    )  # site -> of those, the runs that it is still to start or to stop
+    flexible_runs: dict[str, None] = field(
+        default_factory=dict
+    )  # of the open runs, those that may pause or change their size
     used_devices: dict[tuple[str, str], int] = field(
         default_factory=dict
     )  # (site, pool) -> devices of open runs

@@ -185,6 +185,16 @@ def _check(task: Task) -> None:
         "max_cost_microyuan": (task.max_cost_microyuan, 0, None),
         "max_restarts": (task.max_restarts, 0, 1000),
     }
+    if task.elastic is not None:
+        numbers |= {
+            "elastic.min_nodes": (task.elastic.min_nodes, 1, task.num_nodes),
+            "elastic.max_nodes": (task.elastic.max_nodes, task.num_nodes, MAX_NODES),
+            "elastic.speed nodes": (min(task.elastic.speed, default=None), 1, None),
+        }
+        if not all(0 < speed < 1e12 for speed in task.elastic.speed.values()):
+            raise Refused(
+                "out_of_range", f"{task.name}: elastic.speed holds no speed", hint="make each above 0"
+            )
     for resources in task.resources:
         numbers |= {
             "accelerators": (resources.accelerators, 1 if resources.accelerator else 0, 100_000),

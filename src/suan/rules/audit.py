@@ -7,15 +7,13 @@ Looks for what must never happen. Does not judge whether a plan is good.
 from suan.grid.action import EndJob, MoveArtifact, PlaceRun, Plan, StopRun
 from suan.grid.job import TERMINAL_PHASES, RunPhase
 from suan.grid.state import State
+from suan.rules.audit_quota import audit_quota
 
 
 def audit(state: State, plan: Plan) -> tuple[str, ...]:
     """Every objection to the plan; empty when it may be carried out."""
     objections: list[str] = []
-    used: dict[tuple[str, str], int] = {}
-    for runs in state.open_runs.values():
-        for run in (state.runs[run_id] for run_id in runs):
-            used[run.site, run.pool] = used.get((run.site, run.pool), 0) + run.devices
+    used = _used_devices(state, plan)
     placed: set[str] = set()
     for action in plan.actions:
         match action:
@@ -35,7 +33,21 @@ def audit(state: State, plan: Plan) -> tuple[str, ...]:
                     objections.append(f"ends {action.job}, which is not there to end")
                 elif any(state.runs[run].phase != RunPhase.ENDED for run in job.runs):
                     objections.append(f"ends {action.job} while a run of it may be going on")
+    objections.extend(audit_quota(state, plan))
     return tuple(objections)
+
+
+def _used_devices(state: State, plan: Plan) -> dict[tuple[str, str], int]:
+    """Devices of open runs in each pool of the sites at which the plan places anything, counted anew: not as
+    `evolve` keeps them.
+    """
+    used: dict[tuple[str, str], int] = {}
+    for site in dict.fromkeys(action.bid.site for action in plan.actions if isinstance(action, PlaceRun)):
+        for run_id in state.open_runs.get(site, ()):
+            run = state.runs[run_id]
+            pool = (run.site, run.pool)
+            used[pool] = used.get(pool, 0) + run.devices
+    return used
 
 
 def _placement(

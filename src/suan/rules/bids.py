@@ -8,45 +8,94 @@ from collections.abc import Iterator
 import numpy as np
 
 from suan.grid.artifact import Artifact
-from suan.grid.hardware import accelerator
-from suan.grid.job import Bid, Considered, Job, Priority, Reason
+from suan.grid.job import Bid, Considered, Job, Priority, Reason, Task
 from suan.grid.units import HOUR_S, yuan_text
 from suan.rules.cycle import Cycle, Offer, Offers
-from suan.rules.fit import quota_reason
+from suan.rules.elastic import node_counts
 from suan.rules.move import Move, moves_to
-from suan.rules.quote import Setting, electricity_of_starts, power_w, quote, turning_points
+from suan.rules.quote import Setting, electricity_of_starts, power_w, quote, terms, turning_points
 from suan.rules.scarcity import curve, span_price
 from suan.rules.supply import Supply
 
 KEPT_BIDS = 12  # in the journal, for each placement
 
 
-def bids_for(
+class Candidate:
+    """One way to run a job, with its price; itemised as a bid only when somebody looks."""
+
+    __slots__ = ("_bid", "cycle", "job", "offer", "price_microyuan", "run_s", "start_s")
+
+    def __init__(self, cycle: Cycle, job: Job, offer: Offer, *, start_s: int, run_s: int) -> None:
+        self.cycle, self.job, self.offer, self.start_s, self.run_s = cycle, job, offer, start_s, run_s
+        found = terms(job, offer.setting, offer.devices, (start_s, start_s + run_s), cycle.policy)
+        self.price_microyuan = found.total_microyuan + self.scarcity_microyuan
+        if job.task.elastic is not None:  # on more nodes it ends sooner: what is waited for is the end
+            ratio = cycle.policy.waiting_ratio.get(job.task.priority, 1.0)
+            self.price_microyuan += round(offer.setting.waiting_microyuan_per_h * ratio * run_s / HOUR_S)
+        self._bid: Bid | None = None
+
+    @property
+    def scarcity_microyuan(self) -> int:
+        """What its devices are worth by the clearing prices, beyond their cost."""
+        per_device = span_price(
+            self.cycle.clearing, self.offer.supply.name, self.start_s, self.start_s + self.run_s
+        )
+        return round(self.offer.devices * per_device)
+
+    def starting_at(self, start_s: int) -> "Candidate":
+        """The same at another moment."""
+        return Candidate(self.cycle, self.job, self.offer, start_s=start_s, run_s=self.run_s)
+
+    @property
+    def bid(self) -> Bid:
+        if self._bid is None:
+            offer = self.offer
+            self._bid = Bid(
+                site=offer.supply.site.name,
+                pool=offer.supply.pool.name,
+                devices=offer.devices,
+                nodes=offer.nodes,
+                start_s=self.start_s,
+                finish_s=self.start_s + self.run_s,
+                quote=quote(
+                    self.job, offer.setting, offer.devices, self.start_s, self.cycle.policy, run_s=self.run_s
+                ),
+                scarcity_microyuan=self.scarcity_microyuan,
+                resources_index=offer.resources_index,
+            )
+        return self._bid
+
+
+def candidates_for(
     cycle: Cycle, job: Job, artifacts: dict[str, Artifact]
-) -> tuple[list[tuple[Bid, tuple[Move, ...]]], dict[str, Reason]]:
-    """Every way to run the job, cheapest first, with what must be moved for it; and the pools that cannot."""
-    found: list[tuple[Bid, tuple[Move, ...]]] = []
-    offers, never = _offers(cycle, job, artifacts)
-    unfit = dict(never)
+) -> tuple[list[Candidate], dict[str, Reason]]:
+    """Every way to run the job, cheapest first; and the pools that cannot.
+
+    In a market a job that does not defer takes what is free, the cheapest of it, and waits only for want of
+    devices: how soon a cheaper pool will be free is a guess, and time is what such a job is short of.
+    """
+    found: list[Candidate] = []
+    offers, unfit = offers_for(cycle, job, artifacts)
+    if cycle.policy.market and not defers(job.task) and not job.task.resources_ordered:
+        offers = [offer for offer in offers if _has_room(cycle, job, offer)] or offers
     for offer in offers:
-        if reason := _quota(cycle, job, offer):
-            unfit[offer.supply.name] = reason
+        if reason := cycle.quotas.reason(job.tenant, offer.supply.pool.accelerator, offer.devices):
+            unfit = {**unfit, offer.supply.name: reason}
             continue
-        found.extend((bid, offer.moves) for bid in _pool_bids(cycle, job, offer))
+        found.extend(_in_pool(cycle, job, offer))
     ordered = job.task.resources_ordered
     found.sort(
-        key=lambda item: (
-            item[0].resources_index if ordered else 0,
-            item[0].quote.total_microyuan + item[0].scarcity_microyuan,
-            item[0].start_s,
-            item[0].site,
-            item[0].pool,
+        key=lambda one: (
+            one.offer.resources_index if ordered else 0,
+            one.price_microyuan,
+            one.start_s,
+            one.offer.supply.name,
         )
     )
     return found, unfit
 
 
-def _offers(cycle: Cycle, job: Job, artifacts: dict[str, Artifact]) -> Offers:
+def offers_for(cycle: Cycle, job: Job, artifacts: dict[str, Artifact]) -> Offers:
     """What each pool offers to jobs of this demand; the same all through one plan."""
     wanted = cycle.state.waiting.get(job.id, ())
     if wanted in cycle.offers:
@@ -63,11 +112,18 @@ def _offers(cycle: Cycle, job: Job, artifacts: dict[str, Artifact]) -> Offers:
         if isinstance(moves, Reason):
             unfit[supply.name] = moves
             continue
-        devices = job.task.resources[index].devices * job.task.num_nodes
-        setting = _setting(cycle, job, supply, moves)
-        offers.append(
-            Offer(supply=supply, resources_index=index, devices=devices, setting=setting, moves=moves)
-        )
+        per_node, setting = job.task.resources[index].devices, _setting(cycle, job, supply, moves)
+        for nodes, _ in node_counts(job.task, supply.pool):
+            offers.append(
+                Offer(
+                    supply=supply,
+                    resources_index=index,
+                    nodes=nodes,
+                    devices=per_node * nodes,
+                    setting=setting,
+                    moves=moves,
+                )
+            )
     if wanted:
         cycle.offers[wanted] = (offers, unfit)
     return offers, unfit
@@ -85,36 +141,32 @@ def _setting(cycle: Cycle, job: Job, supply: Supply, moves: tuple[Move, ...]) ->
     )
 
 
-def _pool_bids(cycle: Cycle, job: Job, offer: Offer) -> Iterator[Bid]:
-    """Bids in one pool: as soon as possible and, if the job may wait, at the cheapest moment after that."""
+def _in_pool(cycle: Cycle, job: Job, offer: Offer) -> Iterator[Candidate]:
+    """In one pool: as soon as possible and, if the job may wait, at the cheapest moment after that."""
     supply = offer.supply
-    run_s = cycle.run_s(job, supply.pool)
+    run_s = cycle.run_s(job, supply, offer.nodes)
     soonest_s = max(cycle.now_s + offer.setting.move_s, supply.forecast_s(offer.devices, cycle.now_s, run_s))
-    yield _bid(cycle, job, offer, soonest_s, run_s)
+    yield Candidate(cycle, job, offer, start_s=soonest_s, run_s=run_s)
     if (later_s := _cheapest_later(cycle, job, offer, soonest_s, run_s)) is not None:
-        yield _bid(cycle, job, offer, later_s, run_s)
+        yield Candidate(cycle, job, offer, start_s=later_s, run_s=run_s)
 
 
-def _bid(cycle: Cycle, job: Job, offer: Offer, start_s: int, run_s: int) -> Bid:
-    pool = offer.supply.pool
-    scarcity = span_price(cycle.clearing, offer.supply.name, start_s, start_s + run_s)
-    return Bid(
-        site=offer.supply.site.name,
-        pool=pool.name,
-        devices=offer.devices,
-        nodes=job.task.num_nodes,
-        start_s=start_s,
-        finish_s=start_s + run_s,
-        quote=quote(job, offer.setting, offer.devices, start_s, cycle.policy, run_s=run_s),
-        scarcity_microyuan=round(offer.devices * scarcity),
-        resources_index=offer.resources_index,
-    )
+def defers(task: Task) -> bool:
+    """Whether the task may wait for a cheaper hour."""
+    return task.replicas is None and (task.deadline_s is not None or task.priority == Priority.VALLEY)
+
+
+def _has_room(cycle: Cycle, job: Job, offer: Offer) -> bool:
+    supply = offer.supply
+    if offer.devices > supply.free:
+        return False
+    return supply.can_start(offer.devices, cycle.now_s, cycle.run_s(job, supply, offer.nodes))
 
 
 def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, soonest_s: int, run_s: int) -> int | None:
     """The moment after the soonest at which the run would cost least; None for a job that does not defer."""
     task, policy, setting = job.task, cycle.policy, offer.setting
-    if task.replicas or (task.deadline_s is None and task.priority != Priority.VALLEY):
+    if not defers(task):
         return None
     until_s = cycle.now_s + policy.shift_horizon_s
     if task.deadline_s is not None:
@@ -138,10 +190,10 @@ def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, soonest_s: int, run_s:
     return found[int(np.argmin(cost))]
 
 
-def weighed(bids: list[Bid], unfit: dict[str, Reason]) -> Considered:
-    kept = tuple(bids[:KEPT_BIDS])
+def weighed(candidates: list[Candidate], unfit: dict[str, Reason]) -> Considered:
+    kept = tuple(one.bid for one in candidates[:KEPT_BIDS])
     few = dict(list(unfit.items())[:KEPT_BIDS])
-    return Considered(bids=kept, unfit=few, chosen=0, why=_why(kept, len(bids), len(unfit)))
+    return Considered(bids=kept, unfit=few, chosen=0, why=_why(kept, len(candidates), len(unfit)))
 
 
 def _why(bids: tuple[Bid, ...], weighed: int, unfit: int) -> str:
@@ -167,12 +219,3 @@ def _why(bids: tuple[Bid, ...], weighed: int, unfit: int) -> str:
         f"cheapest of {weighed} bids: {yuan_text(saved)} below {second.site}/{second.pool},"
         f" mostly {main} ({yuan_text(abs(differences[main]))} {sign})"
     )
-
-
-def _quota(cycle: Cycle, job: Job, offer: Offer) -> Reason | None:
-    tenant = cycle.state.tenants.get(job.tenant)
-    if tenant is None or not (tenant.quota.nominal_devices or tenant.quota.borrow_devices):
-        return None
-    share = (job.tenant, accelerator(offer.supply.pool.accelerator).name)
-    used = cycle.state.tenant_devices.get(share, 0) + cycle.taken.get(share, 0)
-    return quota_reason(tenant, share[1], used, offer.devices)

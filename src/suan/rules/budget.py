@@ -4,36 +4,35 @@ Knows quotes and the ledger. What runs now counts with its quote until it is set
 twice.
 """
 
-from suan.grid.job import Bid, Job, Reason
+from suan.grid.job import Job, Reason
 from suan.grid.state import State
 from suan.grid.units import yuan_text
+from suan.rules.bids import Candidate
 from suan.rules.cycle import Cycle
-from suan.rules.move import Move
-
-Bids = list[tuple[Bid, tuple[Move, ...]]]
 
 
-def affordable(cycle: Cycle, job: Job, bids: Bids) -> tuple[Bids, dict[str, Reason]]:
-    """Those of the bids that the job may cost, in their order; and the pools that are too dear, with why."""
+def affordable(
+    cycle: Cycle, job: Job, candidates: list[Candidate]
+) -> tuple[list[Candidate], dict[str, Reason]]:
+    """Those that the job may cost, in their order; and the pools that are too dear, with why."""
     limit, left = job.task.max_cost_microyuan, _left(cycle, job.tenant)
     if limit is None and left is None:
-        return bids, {}
-    found: Bids = []
-    dear: dict[str, Reason] = {}
-    for bid, moves in sorted(bids, key=lambda item: item[0].quote.billed_microyuan):
-        billed = bid.quote.billed_microyuan
+        return candidates, {}
+    found: list[Candidate] = []
+    dear: dict[str, tuple[int, Reason]] = {}
+    for one in candidates:
+        billed, pool = one.bid.quote.billed_microyuan, one.offer.supply.name
         if limit is not None and billed > limit:
-            dear.setdefault(f"{bid.site}/{bid.pool}", _above_max_cost(billed, limit))
+            reason = _above_max_cost(billed, limit)
         elif left is not None and billed > left:
-            dear.setdefault(f"{bid.site}/{bid.pool}", _above_budget(billed, left, job.tenant))
+            reason = _above_budget(billed, left, job.tenant)
         else:
-            found.append((bid, moves))
-    kept = {id(bid) for bid, _ in found}
-    able = {f"{bid.site}/{bid.pool}" for bid, _ in found}
-    return (
-        [item for item in bids if id(item[0]) in kept],
-        {pool: reason for pool, reason in dear.items() if pool not in able},
-    )
+            found.append(one)
+            continue
+        if pool not in dear or billed < dear[pool][0]:  # the nearest miss says it
+            dear[pool] = (billed, reason)
+    able = {one.offer.supply.name for one in found}
+    return found, {pool: reason for pool, (_, reason) in dear.items() if pool not in able}
 
 
 def too_dear(dear: dict[str, Reason]) -> Reason:

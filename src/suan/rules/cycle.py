@@ -5,12 +5,17 @@ from dataclasses import dataclass, field
 from suan.grid.action import Action
 from suan.grid.job import Demand, Job, Place, Reason, Resources
 from suan.grid.market import Clearing
-from suan.grid.site import Pool
 from suan.grid.state import State
+from suan.rules.durations import expected, stem
 from suan.rules.fit import fit
+from suan.rules.forecast import Forecast
 from suan.rules.move import Move
 from suan.rules.policy import Policy
+from suan.rules.progress import remaining_s, saved_s
+from suan.rules.quota import Quotas
 from suan.rules.quote import Setting
+from suan.rules.scaling import least_nodes, speed
+from suan.rules.share import Shares
 from suan.rules.supply import Supply
 
 Shape = tuple[tuple[Resources, ...], int, Place]
@@ -23,7 +28,8 @@ class Offer:
 
     supply: Supply
     resources_index: int
-    devices: int
+    nodes: int
+    devices: int  # in all nodes together
     setting: Setting
     moves: tuple[Move, ...]
 
@@ -39,33 +45,51 @@ class Cycle:
     policy: Policy
     now_s: int
     supplies: list[Supply]
+    quotas: Quotas
+    shares: Shares
+    fair_share: float = float("inf")  # what each tenant would hold, were all that want any to share alike
     actions: list[Action] = field(default_factory=list)
     reasons: dict[str, Reason] = field(default_factory=dict)
     demand_reasons: dict[Demand, Reason] = field(default_factory=dict)
-    taken: dict[tuple[str, str], int] = field(default_factory=dict)  # (tenant, kind) -> devices of this plan
     promised: dict[str, int] = field(default_factory=dict)  # tenant -> micro-yuan of runs not settled yet
-    shares: dict[str, float] = field(default_factory=dict)
-    fair_share: float = float("inf")  # of devices over weight, were all to share alike
+    blocked: list[Job] = field(default_factory=list)  # for want of devices, in the order of their turns
     fits: dict[Shape, Fits] = field(default_factory=dict)
     offers: dict[Demand, Offers] = field(default_factory=dict)
     clearing: Clearing | None = None  # the prices that hold in this plan
-    lengths: dict[Demand | str, float] = field(default_factory=dict)
+    forecasts: dict[object, Forecast] = field(default_factory=dict)
     wake_at_s: int | None = None
 
-    def run_s(self, job: Job, pool: Pool) -> int:
-        """How long the job is expected to run in the pool."""
-        return max(1, round(self.length_s(job) / pool.speed_ratio))
+    def run_s(self, job: Job, supply: Supply, nodes: int = 0) -> int:
+        """How long the job, or what is left of it there, is expected to run in the pool on so many nodes."""
+        length_s = self.length_s(job)
+        if job.runs and job.task.checkpoint is not None:
+            done_s = saved_s(self.state, job).get(supply.site.name, 0.0)
+            length_s = max(length_s, done_s + self.forecast(job).remaining_s(done_s)) if done_s else length_s
+            where = (supply.site.name, supply.pool)
+            run_s: float = remaining_s(self.state, job, where, self.policy, length_s=length_s)
+        else:
+            run_s = length_s / supply.pool.speed_ratio
+        if nodes and nodes != job.task.num_nodes:
+            run_s /= speed(job.task, nodes)
+        return max(1, round(run_s))
 
     def length_s(self, job: Job) -> float:
         """How long the job is expected to run where the speed is 1: as its task says, or as history tells."""
+        if not self.policy.market:
+            known = job.task.duration_s
+            return float(known if known is not None else self.policy.default_duration_s)
+        return self.forecast(job).mean_s
+
+    def forecast(self, job: Job) -> Forecast:
+        """What is known of the job's length, in all, where the speed is 1."""
         task = job.task
-        if task.duration_s is not None:
-            return float(task.duration_s)
-        wanted = self.state.waiting.get(job.id, job.id)
-        known = self.lengths.get(wanted)
-        if known is None:
-            known = self.lengths[wanted] = float(self.policy.default_duration_s)
-        return known
+        wanted: object = job.id
+        if task.duration_s is None:
+            wanted = (self.state.waiting.get(job.id, job.id), stem(task.name), task.recipe)
+        found = self.forecasts.get(wanted)
+        if found is None:
+            found = self.forecasts[wanted] = expected(self.state, job, self.policy)
+        return found
 
     def wake(self, at_s: int) -> None:
         if at_s > self.now_s:
@@ -73,7 +97,7 @@ class Cycle:
 
     def fitting(self, job: Job) -> Fits:
         """Pools that can run the job, with the resource alternative they serve; and why the others cannot."""
-        shape = (job.task.resources, job.task.num_nodes, job.task.place)  # all that `fit` looks at
+        shape = (job.task.resources, least_nodes(job.task), job.task.place)  # all that `fit` looks at
         known = self.fits.get(shape)
         if known is None:
             able, unfit = [], {}

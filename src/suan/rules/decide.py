@@ -5,21 +5,26 @@ start, few of the others are tried. Placement is greedy in turn, by least total 
 times; nothing is stopped for others, and no market clears all jobs together.
 """
 
-import heapq
 from collections.abc import Iterator
 
 from suan.grid.action import Action, EndJob, MoveArtifact, PlaceRun, Plan, StopRun
-from suan.grid.job import Bid, Considered, Demand, Job, JobPhase, Reason
+from suan.grid.artifact import Artifact
+from suan.grid.job import Considered, Job, JobPhase, Reason
 from suan.grid.state import State
-from suan.grid.units import duration_text, yuan_text
-from suan.rules.bids import bids_for, weighed
+from suan.rules.bids import Candidate, candidates_for, weighed
 from suan.rules.budget import affordable, too_dear
 from suan.rules.cycle import Cycle
+from suan.rules.market import cleared, is_due
 from suan.rules.move import Move, again_at_s, bound_artifacts, transfer_id
-from suan.rules.order import Turn, fair_share, market_turn, shares, starving, turn, worth
+from suan.rules.order import fair_share
 from suan.rules.policy import Policy
-from suan.rules.reasons import DEVICES, devices_reason, moving, nowhere, paused
-from suan.rules.supply import Supply, supplies
+from suan.rules.quota import Quotas
+from suan.rules.reasons import DEVICES, cheaper_hour, devices_reason, moving, nowhere, paused
+from suan.rules.scaling import least_nodes
+from suan.rules.share import Shares
+from suan.rules.stopping import stops_for_others, stops_for_themselves
+from suan.rules.supply import supplies
+from suan.rules.turns import turns
 
 # The engine's word for free devices that lie on the wrong nodes: no fault of the job.
 NO_DEVICES = "no_devices"
@@ -31,7 +36,7 @@ def decide(state: State, policy: Policy, now_s: int) -> Plan:
     # 1. What somebody stopped, stops.
     cycle.actions.extend(_stops(state))
     # 2. The rest take turns, one class of equal demand at a time.
-    for wanted, job in _turns(cycle):
+    for wanted, job in turns(cycle):
         # 3. A job that can never run any more ends now.
         if outcome := _hopeless(state, policy, job):
             cycle.actions.append(EndJob(job=job.id, phase=JobPhase.FAILED, outcome=outcome))
@@ -43,12 +48,20 @@ def decide(state: State, policy: Policy, now_s: int) -> Plan:
         cycle.reasons[job.id] = reason
         if reason.code != "refused":
             cycle.demand_reasons.setdefault(wanted, reason)
+    if policy.market:
+        # 5. Whoever is worth more takes the place of who loses less, and is placed once that has left.
+        cycle.actions.extend(stops_for_others(cycle))
+        # 6. Runs that may, pause before dear hours and change their size where that pays.
+        cycle.actions.extend(stops_for_themselves(cycle))
+    # 7. What is scarce gets its price, for the plans to come.
+    clearing = cleared(cycle) if policy.market and is_due(cycle) else None
     return Plan(
         at_s=now_s,
         actions=tuple(cycle.actions),
         reasons=cycle.reasons,
         demand_reasons=cycle.demand_reasons,
         wake_at_s=cycle.wake_at_s,
+        clearing=clearing,
     )
 
 
@@ -60,8 +73,14 @@ def reason_for(plan: Plan, state: State, job: str) -> Reason | None:
 
 
 def _cycle(state: State, policy: Policy, now_s: int) -> Cycle:
-    cycle = Cycle(state=state, policy=policy, now_s=now_s, supplies=supplies(state, now_s))
-    cycle.shares = shares(state)
+    cycle = Cycle(
+        state=state,
+        policy=policy,
+        now_s=now_s,
+        supplies=supplies(state, now_s),
+        quotas=Quotas.of(state),
+        shares=Shares.of(state),
+    )
     if policy.market:
         cycle.fair_share = fair_share(state)
         cycle.clearing = state.clearing
@@ -72,8 +91,8 @@ def considered(state: State, policy: Policy, job: Job, now_s: int) -> Considered
     """What `suan quote` shows: every bid for a job as if it were its turn, cheapest first."""
     cycle = _cycle(state, policy, now_s)
     artifacts = bound_artifacts(state, job)
-    bids, unfit = bids_for(cycle, job, {} if isinstance(artifacts, Reason) else artifacts)
-    return weighed([bid for bid, _ in bids], unfit)
+    found, unfit = candidates_for(cycle, job, {} if isinstance(artifacts, Reason) else artifacts)
+    return weighed(found, unfit)
 
 
 # ---------------------------------------------------------------- endings
@@ -104,61 +123,7 @@ def _hopeless(state: State, policy: Policy, job: Job) -> str:
     return ""
 
 
-# ---------------------------------------------------------------- turns
-
-
-def _turns(cycle: Cycle) -> Iterator[tuple[Demand, Job]]:
-    """Jobs in the order of their turns. After one that must wait, the next few of its class may slip in
-    before it.
-    """
-    state, policy, now_s = cycle.state, cycle.policy, cycle.now_s
-    first = dict.fromkeys(job.id for job in starving(state, policy, now_s)) if policy.market else {}
-    members = {wanted: _members(cycle, wanted) for wanted in state.queues}
-    heap: list[tuple[Turn, Demand, Job]] = []
-
-    def push(wanted: Demand) -> None:
-        for job_id in members[wanted]:
-            if job_id not in state.stop_requested and job_id not in first:
-                job = state.jobs[job_id]
-                heapq.heappush(heap, (_turn(cycle, job), wanted, job))
-                return
-
-    for job_id in first:
-        if job_id not in state.stop_requested:
-            yield state.waiting[job_id], state.jobs[job_id]
-    for wanted in state.queues:
-        push(wanted)
-    misses: dict[Demand, int] = {}
-    while heap:
-        _, wanted, job = heapq.heappop(heap)
-        yield wanted, job
-        reason = cycle.reasons.get(job.id)
-        if reason is not None and reason.code != "refused":  # a pause of its own says nothing of the others
-            misses[wanted] = misses.get(wanted, 0) + 1
-        if misses.get(wanted, 0) < policy.backfill_tries:
-            push(wanted)
-
-
-def _members(cycle: Cycle, wanted: Demand) -> Iterator[str]:
-    """Jobs of one demand in their order; those that can no longer make their deadline come last."""
-    queue = cycle.state.queues[wanted]
-    head = cycle.state.jobs[next(iter(queue))]
-    if head.task.deadline_s is None or not cycle.policy.market:
-        return iter(queue)
-    latest_s = cycle.now_s + (0 if head.task.duration_s is not None else round(cycle.length_s(head)))
-    return queue.in_time_first(latest_s)
-
-
-def _turn(cycle: Cycle, job: Job) -> Turn:
-    state, policy = cycle.state, cycle.policy
-    share = cycle.shares.get(job.tenant, 0.0)
-    if not policy.market:
-        return turn(job, share, policy, cycle.now_s)
-    tenant = state.tenants.get(job.tenant)
-    devices = job.task.resources[0].devices * job.task.num_nodes
-    waiting = tenant.waiting_microyuan_per_h if tenant else 0
-    saved = worth(job, devices * cycle.length_s(job), waiting, policy, cycle.now_s)
-    return market_turn(job, float(share > cycle.fair_share), saved, policy, cycle.now_s)
+# ---------------------------------------------------------------- one job
 
 
 def _try(cycle: Cycle, job: Job) -> Reason | None:
@@ -172,21 +137,25 @@ def _try(cycle: Cycle, job: Job) -> Reason | None:
         return artifacts
     if reason := _nothing_free(cycle, job):
         return reason
-    bids, unfit = bids_for(cycle, job, artifacts)
-    if not bids:
+    candidates, unfit = candidates_for(cycle, job, artifacts)
+    if not candidates:
         return nowhere(unfit)
-    bids, dear = affordable(cycle, job, bids)
-    if not bids:
+    candidates, dear = affordable(cycle, job, candidates)
+    if not candidates:
         return too_dear(dear)
-    bid, moves = bids[0]
-    record = weighed([candidate for candidate, _ in bids], unfit | dear)
-    supply = next(s for s in cycle.supplies if (s.site.name, s.pool.name) == (bid.site, bid.pool))
-    if moves:
-        _start_moves(cycle, job, moves, record)
-        return moving(state, moves, bid, now_s)
-    run_s = bid.finish_s - bid.start_s
-    if bid.start_s > now_s:
-        return _later(cycle, job, bid, supply, record)
+    best = candidates[0]
+    if best.offer.moves:
+        record = weighed(candidates, unfit | dear)
+        _start_moves(cycle, job, best.offer.moves, record)
+        return moving(state, best.offer.moves, best.bid, now_s)
+    if best.start_s > now_s:
+        return _later(cycle, best, candidates)
+    _place(cycle, best, weighed(candidates, unfit | dear), artifacts)
+    return None
+
+
+def _place(cycle: Cycle, best: Candidate, record: Considered, artifacts: dict[str, Artifact]) -> None:
+    job, supply, bid = best.job, best.offer.supply, best.bid
     cycle.actions.append(
         PlaceRun(
             job=job.id,
@@ -196,34 +165,36 @@ def _try(cycle: Cycle, job: Job) -> Reason | None:
             inputs={name: artifact.id for name, artifact in artifacts.items()},
         )
     )
-    supply.take(bid.devices, now_s + run_s)
+    supply.take(bid.devices, bid.finish_s)
     if job.tenant in cycle.promised:
         cycle.promised[job.tenant] += bid.quote.billed_microyuan
     kind = supply.pool.accelerator
-    cycle.taken[job.tenant, kind] = cycle.taken.get((job.tenant, kind), 0) + bid.devices
-    weight = state.tenants[job.tenant].weight if job.tenant in state.tenants else 1.0
-    cycle.shares[job.tenant] = cycle.shares.get(job.tenant, 0.0) + bid.devices / weight
-    return None
+    cycle.quotas = cycle.quotas.with_use(job.tenant, kind, bid.devices)
+    cycle.shares = cycle.shares.with_use(job.tenant, kind, bid.devices)
 
 
 def _nothing_free(cycle: Cycle, job: Job) -> Reason | None:
     """A quick no for a job that can start nowhere now, and that need not hold a reservation of its own."""
     able, _ = cycle.fitting(job)
+    nodes = least_nodes(job.task)
+    wanted = cycle.state.waiting[job.id]
+    known = cycle.demand_reasons.get(wanted)
+    if known is not None and known.code != DEVICES:
+        known = None
+    rooms = [one for one in able if job.task.resources[one[1]].devices * nodes <= one[0].free]
+    for supply, index in rooms:
+        need = job.task.resources[index].devices * nodes
+        if supply.can_start(need, cycle.now_s, cycle.run_s(job, supply, nodes)):
+            return None
+    if known is not None:
+        return known  # what was said to the first of this demand holds for the others
+    if all(supply.reserved_at_s is None for supply, _ in able):
+        return None  # the first to wait for these pools: it gets a reservation where that is cheapest
+    cycle.blocked.append(job)
     needs = [
-        (
-            supply,
-            job.task.resources[index].devices * job.task.num_nodes,
-            cycle.run_s(job, supply.pool),
-        )
+        (supply, job.task.resources[index].devices * nodes, cycle.run_s(job, supply, nodes))
         for supply, index in able
     ]
-    if any(supply.can_start(need, cycle.now_s, run_s) for supply, need, run_s in needs):
-        return None
-    if not any(supply.reserved_at_s is not None for supply, _, _ in needs):
-        return None  # the first to wait for these pools: it gets a reservation where that is cheapest
-    known = cycle.demand_reasons.get(cycle.state.waiting[job.id])
-    if known is not None and known.code == DEVICES:
-        return known  # what was said to the first of this demand holds for the others
     starts = [
         (supply.forecast_s(need, cycle.now_s, run_s), n) for n, (supply, need, run_s) in enumerate(needs)
     ]
@@ -258,24 +229,14 @@ def _start_moves(cycle: Cycle, job: Job, moves: tuple[Move, ...], record: Consid
         )
 
 
-def _later(cycle: Cycle, job: Job, bid: Bid, supply: Supply, record: Considered) -> Reason:
-    """The best bid starts later: for want of devices, or because electricity will be cheaper."""
-    run_s = bid.finish_s - bid.start_s
-    if not supply.can_start(bid.devices, cycle.now_s, run_s):
+def _later(cycle: Cycle, best: Candidate, candidates: list[Candidate]) -> Reason:
+    """The best start is later: for want of devices, or because it will be cheaper."""
+    now_s, supply, devices = cycle.now_s, best.offer.supply, best.offer.devices
+    if not supply.can_start(devices, now_s, best.run_s):
+        cycle.blocked.append(best.job)
         if cycle.policy.reserve:
-            supply.wait(bid.devices, bid.start_s, run_s)
-        return devices_reason(bid.devices, supply, bid.start_s, cycle.now_s)
-    cycle.wake(bid.start_s)
-    now = next((b for b in record.bids if b.start_s <= cycle.now_s), None)
-    price_now = now.quote.total_microyuan if now else None
-    return Reason(
-        code="cheaper_hour",
-        text=f"starts in {duration_text(bid.start_s - cycle.now_s)} at {bid.site}, when it costs"
-        f" {yuan_text(bid.quote.total_microyuan)}"
-        + (f" instead of {yuan_text(price_now)}" if price_now else ""),
-        need=bid.quote.total_microyuan,
-        have=price_now,
-        unit="micro-yuan",
-        help="priority: standard starts it at once",
-        expected_start_s=bid.start_s,
-    )
+            supply.wait(devices, best.start_s, best.run_s)
+        return devices_reason(devices, supply, best.start_s, now_s)
+    cycle.wake(best.start_s)
+    now = next((one for one in candidates if one.start_s <= now_s), None)
+    return cheaper_hour(best.bid, now.bid if now else None, now_s)

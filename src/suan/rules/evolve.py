@@ -13,7 +13,7 @@ import msgspec
 from suan.grid import fact as f
 from suan.grid.account import Entry, Key, Tenant
 from suan.grid.artifact import Transfer, TransferPhase, artifact_name
-from suan.grid.job import TERMINAL_PHASES, EndCause, Job, JobPhase, Run, RunPhase, demand
+from suan.grid.job import TERMINAL_PHASES, EndCause, Job, JobPhase, Run, RunPhase, demand, is_flexible
 from suan.grid.queue import Queue
 from suan.grid.site import Site, SitePhase
 from suan.grid.state import State
@@ -114,6 +114,7 @@ def _set_tenant(state: State, fact: f.TenantSet) -> None:
         quota=fact.quota,
         budget=fact.budget,
         waiting_microyuan_per_h=fact.waiting_microyuan_per_h,
+        parent=fact.parent,
     )
 
 
@@ -247,7 +248,10 @@ def _place(state: State, fact: f.RunPlaced) -> None:
     )
     state.runs[run.id] = run
     state.open_runs.setdefault(run.site, {})[run.id] = None
+    state.runs_to_order.setdefault(run.site, {})[run.id] = None
     _count_devices(state, run, +1)
+    if is_flexible(job.task):
+        state.flexible_runs[run.id] = None
     state.jobs[job.id] = replace(
         job, phase=JobPhase.PLACED, runs=(*job.runs, run.id), considered=fact.considered
     )
@@ -269,11 +273,14 @@ def _evolve_run(state: State, fact: "f.RunStarted | f.RunEndpoint | f.RunStopOrd
             state.jobs[job.id] = replace(
                 job, started_at_s=job.started_at_s or fact.started_at_s, refusals=0, not_before_s=0
             )
+            if not run.stop_reason:
+                state.runs_to_order[run.site].pop(run.id, None)
         case f.RunEndpoint():
             run = replace(run, endpoint=fact.endpoint)
         case f.RunStopOrdered():
             phase = run.phase if run.phase == RunPhase.UNKNOWN else RunPhase.STOPPING
             run = replace(run, phase=phase, stop_reason=run.stop_reason or fact.why)
+            state.runs_to_order[run.site][run.id] = None
     state.runs[run.id] = run
 
 
@@ -282,6 +289,7 @@ def _end_run(state: State, fact: f.RunEnded) -> None:
     if run.phase == RunPhase.ENDED:
         return
     state.open_runs[run.site].pop(run.id)
+    state.runs_to_order[run.site].pop(run.id, None)
     _count_devices(state, run, -1)
     state.runs[run.id] = replace(
         run,

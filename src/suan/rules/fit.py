@@ -3,10 +3,10 @@
 Looks at what a pool has in all, not at what is free now.
 """
 
-from suan.grid.account import Tenant
 from suan.grid.hardware import CPU_DEVICE_CLASS, accelerator
 from suan.grid.job import Reason, Resources, Task
 from suan.grid.site import Pool, Site, SitePhase
+from suan.rules.scaling import least_nodes
 
 
 def fit(task: Task, site: Site, pool: Pool) -> int | Reason:
@@ -58,7 +58,7 @@ def _pool_reason(task: Task, resources: Resources, pool: Pool) -> Reason | None:
         )
     comparisons = (
         ("devices_per_node", resources.devices, pool.devices_per_node, "devices a node"),
-        ("nodes", task.num_nodes, pool.nodes, "nodes"),
+        ("nodes", least_nodes(task), pool.nodes, "nodes"),
         ("cpus", resources.cpus if resources.accelerator else 0, pool.cpus_per_node, "CPUs a node"),
         ("memory", resources.memory_gib, pool.memory_gib_per_node, "GiB a node"),
     )
@@ -73,24 +73,3 @@ def _pool_reason(task: Task, resources: Resources, pool: Pool) -> Reason | None:
                 help=f"ask for at most {have:g} {unit}",
             )
     return None
-
-
-def quota_reason(tenant: Tenant, kind: str, used: int, need: int) -> Reason | None:
-    """Why the tenant may not take `need` more devices of a kind now; None when it may."""
-    quota = tenant.quota
-    if not quota.nominal_devices and not quota.borrow_devices:
-        return None
-    limits = [limits.get(kind, limits.get("*")) for limits in (quota.nominal_devices, quota.borrow_devices)]
-    if limits[0] is None and limits[1] is None:
-        return None
-    limit = (limits[0] or 0) + (limits[1] or 0)
-    if used + need <= limit:
-        return None
-    return Reason(
-        code="quota",
-        text=f"tenant {tenant.name} uses {used} of its {limit} {kind}; this job needs {need}",
-        need=used + need,
-        have=limit,
-        unit="devices",
-        help="wait for its other jobs, or raise the quota: suan tenant set",
-    )

@@ -77,21 +77,9 @@ def starving(state: State, policy: Policy, now_s: int) -> list[Job]:
     return found
 
 
-def shares(state: State) -> dict[str, float]:
-    """For each tenant the devices it holds, over its weight."""
-    held: dict[str, float] = dict.fromkeys(state.tenants, 0.0)
-    for (tenant, _), devices in state.tenant_devices.items():
-        held[tenant] = held.get(tenant, 0.0) + devices
-    return {
-        name: devices / (state.tenants[name].weight if name in state.tenants else 1.0)
-        for name, devices in held.items()
-    }
-
-
 def fair_share(state: State) -> float:
-    """Devices over weight that each tenant would hold if those that hold or want some now shared all."""
+    """The share of each tenant if those that hold or want devices now shared all of them alike."""
     tenants = dict.fromkeys(tenant for (tenant, _), devices in state.tenant_devices.items() if devices)
     tenants |= dict.fromkeys(demand[0] for demand in state.queues)
     weights = sum(state.tenants[name].weight if name in state.tenants else 1.0 for name in tenants)
-    devices = sum(pool.devices for site in state.sites.values() for pool in site.pools.values())
-    return devices / weights if weights else float("inf")
+    return 1.0 / weights if weights else float("inf")

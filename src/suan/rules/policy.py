@@ -21,6 +21,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     clear_every_s: int = 900  # the market is cleared again after so long, while anybody waits
     clear_classes: int = 400  # classes of jobs that take part in one clearing, the most work first
     clear_rounds: int = 60  # of price adjustment in one clearing, at most
+    preempt_tries: int = 4  # blocked jobs of one plan for which others may be stopped
     lease_s: int = 30
     grace_s: int = 10  # from SIGTERM to SIGKILL
     clock_margin_s: int = 5  # between a lease's end at a site and the grid's belief that it has ended

@@ -6,6 +6,7 @@ Knows prices. Does not know what is free (`decide`) or whether the pool can run 
 
 from bisect import bisect_right
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -116,51 +117,90 @@ def duration_s(task: Task, pool: Pool, policy: Policy) -> int:
     return max(1, round(known / pool.speed_ratio))
 
 
+class Terms(NamedTuple):
+    """What a bid comes to, before it is written out as a quote."""
+
+    machine: int
+    electricity: int
+    carbon: int
+    move: int
+    wait: int
+    late: int
+    preemption: int
+    late_s: int
+    gco2: float
+    money_per_kw: float
+    kw: float
+
+    @property
+    def total_microyuan(self) -> int:
+        return sum(self[:7])
+
+
+def terms(job: Job, setting: Setting, devices: int, span: tuple[int, int], policy: Policy) -> Terms:
+    """The terms of running the job on `devices` of the setting's pool in the seconds of `span`."""
+    task, pool, tariff = job.task, setting.pool, setting.tariff
+    start_s, end_s = span
+    run_s = end_s - start_s
+    machine = round(devices * pool.machine_microyuan_per_device_h * run_s / HOUR_S)
+    kw = power_w(pool, devices) / 1000
+    money_per_kw, carbon_per_kw = electricity(tariff, start_s, end_s) if tariff else (0.0, 0.0)
+    pue = tariff.pue if tariff else 1.0
+    gco2 = carbon_per_kw * kw * pue
+    paid = round(money_per_kw * kw * pue)
+    wait_s = max(0, start_s - job.submitted_at_s)
+    waiting_ratio = policy.waiting_ratio.get(task.priority, 1.0)
+    late_s, late = 0, 0.0
+    if task.deadline_s is not None:
+        late_s = max(0, end_s - (job.submitted_at_s + task.deadline_s))
+        late = late_s / HOUR_S * policy.late_microyuan_per_h
+        if task.value_microyuan is not None:  # lost as a whole, and no more than that
+            late = float(task.value_microyuan) if late_s else 0.0
+    every_s = task.checkpoint.every_s if task.checkpoint else run_s
+    lost_s = min(run_s, every_s) / 2 + policy.restore_s
+    risk = pool.preemption_per_h * run_s / HOUR_S * lost_s / run_s
+    return Terms(
+        machine=machine,
+        electricity=paid,
+        carbon=round(gco2 / 1000 * policy.carbon_microyuan_per_kg),
+        move=setting.move_microyuan,
+        wait=round(wait_s / HOUR_S * setting.waiting_microyuan_per_h * waiting_ratio),
+        late=round(late),
+        preemption=round(risk * (machine + paid)),
+        late_s=late_s,
+        gco2=gco2,
+        money_per_kw=money_per_kw,
+        kw=kw,
+    )
+
+
 def quote(
     job: Job, setting: Setting, devices: int, start_s: int, policy: Policy, *, run_s: int | None = None
 ) -> Quote:
     """The itemised price of running the job on `devices` of the setting's pool from `start_s` on, for `run_s`
     or, where nobody learned better, for as long as its task says.
     """
-    task = job.task
     pool, tariff = setting.pool, setting.tariff
-    run_s = duration_s(task, pool, policy) if run_s is None else run_s
-    machine = round(devices * pool.machine_microyuan_per_device_h * run_s / HOUR_S)
-    kw = power_w(pool, devices) / 1000
-    money_per_kw, carbon_per_kw = electricity(tariff, start_s, start_s + run_s) if tariff else (0.0, 0.0)
-    pue = tariff.pue if tariff else 1.0
-    energy_kwh = kw * run_s / HOUR_S
-    gco2 = carbon_per_kw * kw * pue
-    wait_s = max(0, start_s - job.submitted_at_s)
-    waiting_ratio = policy.waiting_ratio.get(task.priority, 1.0)
-    late_s, late = 0, 0.0
-    if task.deadline_s is not None:
-        late_s = max(0, start_s + run_s - (job.submitted_at_s + task.deadline_s))
-        late = late_s / HOUR_S * policy.late_microyuan_per_h
-        if task.value_microyuan is not None:  # lost as a whole, and no more than that
-            late = float(task.value_microyuan) if late_s else 0.0
-    every_s = task.checkpoint.every_s if task.checkpoint else run_s
-    lost_s = min(run_s, every_s) / 2 + policy.restore_s
-    electricity_microyuan = round(money_per_kw * kw * pue)
-    risk = pool.preemption_per_h * run_s / HOUR_S * lost_s / run_s
+    run_s = duration_s(job.task, pool, policy) if run_s is None else run_s
+    found = terms(job, setting, devices, (start_s, start_s + run_s), policy)
     return Quote(
-        machine_microyuan=machine,
-        electricity_microyuan=electricity_microyuan,
-        carbon_microyuan=round(gco2 / 1000 * policy.carbon_microyuan_per_kg),
-        move_microyuan=setting.move_microyuan,
-        wait_microyuan=round(wait_s / HOUR_S * setting.waiting_microyuan_per_h * waiting_ratio),
-        late_microyuan=round(late),
-        preemption_microyuan=round(risk * (machine + electricity_microyuan)),
-        wait_s=wait_s,
+        machine_microyuan=found.machine,
+        electricity_microyuan=found.electricity,
+        carbon_microyuan=found.carbon,
+        move_microyuan=found.move,
+        wait_microyuan=found.wait,
+        late_microyuan=found.late,
+        preemption_microyuan=found.preemption,
+        wait_s=max(0, start_s - job.submitted_at_s),
         move_s=setting.move_s,
         run_s=run_s,
-        late_s=late_s,
+        late_s=found.late_s,
         move_bytes=setting.move_bytes,
-        energy_kwh=energy_kwh,
-        carbon_gco2=gco2,
-        microyuan_per_kwh=round(money_per_kw * HOUR_S / run_s),
-        pue=pue,
-        power_w=kw * 1000,
+        energy_kwh=found.kw * run_s / HOUR_S,
+        carbon_gco2=found.gco2,
+        microyuan_per_kwh=round(found.money_per_kw * HOUR_S / run_s),
+        pue=tariff.pue if tariff else 1.0,
+        power_w=found.kw * 1000,
         machine_microyuan_per_device_h=pool.machine_microyuan_per_device_h,
         carbon_microyuan_per_kg=policy.carbon_microyuan_per_kg,
         tariff_source=tariff.source if tariff else "no tariff: electricity counts as free",
@@ -186,13 +226,13 @@ def turning_points(tariff: Tariff | None, from_s: int, until_s: int, run_s: int)
 
 
 def electricity_of_starts(
-    tariff: Tariff, starts_s: NDArray[np.float64], run_s: int
+    tariff: Tariff, starts_s: NDArray[np.float64], run_s: float | NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(micro-yuan, gCO2) of one kW from each start for `run_s`, PUE not included; as `electricity`, of many
     at once.
     """
     first = int(starts_s.min()) // _WINDOW_S
-    last = int(starts_s.max() + run_s) // _WINDOW_S
+    last = int((starts_s + run_s).max()) // _WINDOW_S
     parts = [_window(tariff, window) for window in range(first, last + 1)]
     edges_s = (np.arange(len(parts) * _WINDOW_H + 1) + first * _WINDOW_H) * HOUR_S
     money, carbon = (_joined([part.arrays[term] for part in parts]) for term in (0, 1))

@@ -3,7 +3,7 @@
 from suan.grid.artifact import Transfer
 from suan.grid.job import Bid, EndCause, Reason, Run
 from suan.grid.state import State
-from suan.grid.units import duration_text
+from suan.grid.units import duration_text, yuan_text
 from suan.rules.move import Move, again_at_s, transfer_id
 from suan.rules.supply import Supply
 
@@ -82,4 +82,19 @@ def devices_reason(need: int, supply: Supply, start_s: int, now_s: int) -> Reaso
         unit="devices",
         help="fewer devices, or another accelerator in resources.any_of",
         expected_start_s=start_s,
+    )
+
+
+def cheaper_hour(best: Bid, now: Bid | None, now_s: int) -> Reason:
+    price_now = now.quote.total_microyuan if now else None
+    return Reason(
+        code="cheaper_hour",
+        text=f"starts in {duration_text(best.start_s - now_s)} at {best.site}, when it costs"
+        f" {yuan_text(best.quote.total_microyuan)}"
+        + (f" instead of {yuan_text(price_now)}" if price_now else ""),
+        need=best.quote.total_microyuan,
+        have=price_now,
+        unit="micro-yuan",
+        help="priority: standard starts it at once",
+        expected_start_s=best.start_s,
     )

@@ -31,7 +31,7 @@ class Curve:
         index = bisect_right(self.times, at_s) - 1
         return 0.0 if index < 0 else self.sums[index] + self.rates[index] * (at_s - self.times[index])
 
-    def spans(self, starts_s: NDArray[np.float64], run_s: float) -> NDArray[np.float64]:
+    def spans(self, starts_s: NDArray[np.float64], run_s: float | NDArray[np.float64]) -> NDArray[np.float64]:
         """Micro-yuan a device of runs that begin at each of the moments."""
         upto = np.interp(starts_s + run_s, self.times, self.sums)
         return np.asarray(upto - np.interp(starts_s, self.times, self.sums))

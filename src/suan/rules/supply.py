@@ -30,13 +30,17 @@ class Supply:
     backlog_device_s: int = 0  # work of jobs that wait for this pool, already looked at
     name: str = ""
     _ends: list[tuple[int, int]] | None = None
+    _totals: list[int] | None = None  # running sum of what the ends give back
+    _unknown_devices_per_s: float = 0.0  # that runs of a length nobody knows should give back
     _taken: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def ends(self) -> list[tuple[int, int]]:
         """(expected end, devices) of every run in the pool, sorted."""
         if self._ends is None:
-            self._ends = _expected_ends(self.state, self.site.name, self.pool.name, self.now_s)
+            self._ends, self._unknown_devices_per_s = _expected_ends(
+                self.state, self.site.name, self.pool.name, self.now_s
+            )
             self._ends.extend(self._taken)
             self._ends.sort()
         return self._ends
@@ -60,17 +64,30 @@ class Supply:
         return self.reserved_at_s + max(1, self.backlog_device_s // max(1, self.pool.devices))
 
     def _free_at(self, devices: int, now_s: int) -> int:
-        totals = list(accumulate((held for _, held in self.ends), initial=self.free))
-        index = bisect_left(totals, devices)
+        ends = self.ends
+        if self._totals is None:
+            self._totals = list(accumulate((held for _, held in ends), initial=0))
+        totals = self._totals
+        index = bisect_left(totals, devices - self.free)
         if index >= len(totals):  # devices that no run holds are missing: the pool shrank
             return now_s + OVERDUE_S
         return max(self.ends[index - 1][0] if index else now_s, now_s + 1)
+
+    def likely_s(self, devices: int, forecast_s: int) -> int:
+        """When so many devices are likely to be free: of many guessed ends the first come true early, which
+        the forecast, made of each by itself, does not know.
+        """
+        if not self.ends or not self._unknown_devices_per_s:
+            return forecast_s
+        missing = max(0, devices - self.free)
+        return min(forecast_s, self.now_s + round(missing / self._unknown_devices_per_s))
 
     def take(self, devices: int, end_s: int) -> None:
         """A run starts now."""
         self.free -= devices
         if self.reserved_at_s is not None and end_s > self.reserved_at_s:
             self.spare_at_s -= devices
+        self._totals = None
         if self._ends is None:
             self._taken.append((end_s, devices))
         else:
@@ -99,8 +116,9 @@ def supplies(state: State, now_s: int) -> list[Supply]:
     return [found[key] for key in sorted(found)]
 
 
-def _expected_ends(state: State, site: str, pool: str, now_s: int) -> list[tuple[int, int]]:
-    ends = []
+def _expected_ends(state: State, site: str, pool: str, now_s: int) -> tuple[list[tuple[int, int]], float]:
+    """When each run should end with how many devices; and the rate at which guessed ends give devices back."""
+    ends, rate = [], 0.0
     for run_id in state.open_runs.get(site, {}):
         run = state.runs[run_id]
         if run.pool == pool:
@@ -108,4 +126,6 @@ def _expected_ends(state: State, site: str, pool: str, now_s: int) -> list[tuple
             if end_s <= now_s:
                 end_s = now_s + max(OVERDUE_S, now_s - run.placed_at_s)
             ends.append((end_s, run.devices))
-    return ends
+            if state.jobs[run.job].task.duration_s is None:
+                rate += run.devices / (end_s - now_s)
+    return ends, rate

@@ -142,12 +142,12 @@ class SimulatedEngine:
 
     def next_s(self) -> int | None:
         """When the next run ends, or the lease does while runs are going on; None when neither will."""
-        while self._due and not self._is_live(self._due[0]):
+        if not self._held:
+            return None
+        while not self._is_live(self._due[0]):
             heapq.heappop(self._due)
-        moments = [self._due[0][0]] if self._due else []
-        if self._held and self._lease_ends_s is not None:
-            moments.append(self._lease_ends_s)
-        return min(moments, default=None)
+        next_s = self._due[0][0]
+        return next_s if self._lease_ends_s is None else min(next_s, self._lease_ends_s)
 
     @property
     def has_changed(self) -> bool:

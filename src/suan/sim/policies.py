@@ -1,4 +1,4 @@
-"""Policies by name: how a simulated grid decides, and what its jobs tell it."""
+"""Policies by name: how a simulated grid decides, and what its jobs and tariffs tell it."""
 
 import difflib
 from typing import Any
@@ -9,11 +9,22 @@ from suan.control.loop import Decide
 from suan.grid.error import Refused
 from suan.rules.decide import decide
 from suan.rules.policy import Policy
-from suan.sim.baselines import Baseline
+from suan.sim.baselines import (
+    Baseline,
+    SuspendResume,
+    by_length,
+    cheapest_now,
+    cleanest_now,
+)
+from suan.sim.baselines.pausing import carbon, price_and_carbon
 
 
 class NamedPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to run a grid. `oracle`: jobs say how long they really take; else they say nothing."""
+    """One way to run a grid.
+
+    `oracle`: jobs say how long they really take, else they say nothing; and it sees prices that are not
+    published yet.
+    """
 
     name: str
     policy: Policy
@@ -21,16 +32,37 @@ class NamedPolicy(msgspec.Struct, frozen=True, kw_only=True):
     oracle: bool = False
 
 
+def _baseline(name: str, decider: Decide, *, oracle: bool = False) -> NamedPolicy:
+    return NamedPolicy(name=name, policy=Policy(name=name), decider=decider, oracle=oracle)
+
+
 BUILT_IN: dict[str, NamedPolicy] = {
     row.name: row
     for row in (
-        NamedPolicy(name="greedy", policy=Policy(), decider=decide),
-        NamedPolicy(name="greedy-oracle", policy=Policy(), decider=decide, oracle=True),
-        NamedPolicy(name="fifo", policy=Policy(name="fifo"), decider=Baseline(everywhere=False)),
-        NamedPolicy(name="fifo-any", policy=Policy(name="fifo-any"), decider=Baseline()),
+        NamedPolicy(name="market", policy=Policy(name="market"), decider=decide),
+        NamedPolicy(name="market-oracle", policy=Policy(name="market"), decider=decide, oracle=True),
+        NamedPolicy(name="greedy", policy=Policy(name="greedy", market=False), decider=decide),
+        NamedPolicy(
+            name="greedy-oracle", policy=Policy(name="greedy", market=False), decider=decide, oracle=True
+        ),
+        _baseline("fifo", Baseline(homes=True)),
+        _baseline("fifo-any", Baseline()),
+        _baseline("sjf", Baseline(key=by_length, overtaking=True, reserve=True), oracle=True),
+        _baseline("sjf-strict", Baseline(key=by_length), oracle=True),
+        _baseline("backfill", Baseline(overtaking=True, reserve=True)),
+        _baseline("backfill-oracle", Baseline(overtaking=True, reserve=True), oracle=True),
+        _baseline("cheapest-now", Baseline(choose=cheapest_now, overtaking=True)),
+        _baseline("greenest-now", Baseline(choose=cleanest_now, overtaking=True)),
+        _baseline("least-loaded", Baseline(overtaking=True)),
+        _baseline("suspend-resume", SuspendResume(rate=price_and_carbon)),
+        _baseline(
+            "suspend-resume-oracle",
+            SuspendResume(rate=carbon, foresight=True, choose=cleanest_now),
+            oracle=True,
+        ),
     )
 }
-DEFAULT = "greedy"
+DEFAULT = "market"
 
 
 def named_policy(name: str, overrides: dict[str, dict[str, Any]]) -> NamedPolicy:

@@ -52,8 +52,10 @@ class SimulatedSite:
 
     def next_s(self) -> int | None:
         """When something happens here by itself."""
-        moments = (self.engine.next_s(), self.mover.next_s(), self._full_again_s)
-        return min((at_s for at_s in moments if at_s is not None), default=None)
+        at_s = self.engine.next_s()
+        if not self.mover.is_idle:
+            at_s = _sooner(at_s, self.mover.next_s())
+        return _sooner(at_s, self._full_again_s)
 
     def want_full(self) -> None:
         """The next report names everything, and one a while later again: agents repeat theirs, and what
@@ -65,10 +67,10 @@ class SimulatedSite:
         """A quick look: False when `has_news` would be."""
         if self._full_again_s is not None and self._full_again_s <= now_s:
             self._wants_full, self._full_again_s = True, None
-        if self._untold or self._wants_full or self.engine.has_changed:
+        if self._untold or self._wants_full or self.engine.has_changed or not self.mover.is_idle:
             return True
-        next_s = self.next_s()
-        return (next_s is not None and next_s <= now_s) or not self.mover.is_idle
+        next_s = self.engine.next_s()
+        return next_s is not None and next_s <= now_s
 
     def has_news(self) -> bool:
         """Whether there is anything that the grid has not heard yet."""
@@ -216,6 +218,12 @@ class SimulatedSite:
                 cause=EndCause.NOT_STARTED,
                 detail=f"{trouble.code}: {trouble.what}",
             )
+
+
+def _sooner(one_s: int | None, other_s: int | None) -> int | None:
+    if one_s is None or other_s is None:
+        return other_s if one_s is None else one_s
+    return min(one_s, other_s)
 
 
 def digest_of(name: str) -> str:

@@ -19,7 +19,7 @@ from suan.grid.hardware import CPU_DEVICE_CLASS, accelerator
 from suan.grid.job import Checkpoint, Elastic, Priority, Resources, Task
 from suan.grid.rights import Rights
 from suan.grid.site import Pool, Site
-from suan.grid.units import BYTES_PER_GB
+from suan.grid.units import BYTES_PER_GB, microyuan
 from suan.rules.fit import fit
 from suan.sim.site import CHECKPOINT_ENV, DURATION_ENV, digest_of
 from suan.sim.world import World
@@ -27,6 +27,8 @@ from suan.sim.world import World
 _MAX_RESTARTS = 3  # after crashes; traces do not say how often a job was tried
 _REQUIRED = ("job_id", "submit_s", "duration_s", "gpus")
 
+STRICT, SOFT, BEST = "strict", "soft", "best"
+_KINDS = (STRICT, SOFT, BEST)
 NO_DEADLINE = "-1"  # how the Chronus traces write it
 
 
@@ -39,7 +41,10 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int
     tenant: str = ""
     deadline_s: float | None = None  # after submit
-    value: float | None = None
+    value: float | None = None  # yuan
+    job_type: str = STRICT
+    last_deadline_s: float | None = None
+    value_steps: tuple[float, ...] = ()  # yuan
     gpu_kind: str = ""
     data_gb: float = 0.0
     data_site: str = ""
@@ -57,6 +62,8 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     data: Artifact | None = None
     data_site: str = ""
+    kind: str = BEST  # of its deadline: strict, soft, or best for none
+    worth: tuple[tuple[int, float], ...] = ()  # (seconds after submission, yuan if it has succeeded by then)
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,27 +155,36 @@ def _row(path: Path, line: int, row: dict[str, str | None]) -> JobRow:
             raise _bad(path, line, f"{column} is {value:g}, not a whole number")
         return None if value is None else int(value)
 
+    def moment(column: str) -> float | None:
+        return None if (row.get(column) or "").strip() == NO_DEADLINE else number(column, 1)
+
     job_id = (row.get("job_id") or "").strip()
     if not job_id or None in row:
         raise _bad(path, line, "more fields than columns" if job_id else "it has no job_id")
     priority = (row.get("priority") or "standard").strip().lower()
     if priority not in tuple(Priority):
         raise _bad(path, line, f"priority is {priority!r}, not one of {', '.join(Priority)}")
-    kind = (row.get("gpu_kind") or "").strip()
-    if kind:
+    device = (row.get("gpu_kind") or "").strip()
+    if device:
         try:
-            kind = accelerator(kind).name
+            device = accelerator(device).name
         except Refused as error:
             raise _bad(path, line, f"{error.what} ({error.hint})") from error
+    kind = (row.get("job_type") or STRICT).strip().lower()
+    if kind not in _KINDS:
+        raise _bad(path, line, f"job_type is {kind!r}, not one of {', '.join(_KINDS)}")
     return JobRow(
         job_id=job_id,
         submit_s=number("submit_s", 0, needed=True) or 0.0,
         duration_s=number("duration_s", 0, needed=True) or 0.0,
         gpus=count("gpus", needed=True) or 1,
         tenant=(row.get("tenant") or "").strip(),
-        deadline_s=None if (row.get("deadline_s") or "").strip() == NO_DEADLINE else number("deadline_s", 1),
+        deadline_s=moment("deadline_s"),
         value=number("value", 0),
-        gpu_kind=kind,
+        job_type=kind,
+        last_deadline_s=moment("last_deadline_s"),
+        value_steps=_steps(path, line, row.get("value_steps")),
+        gpu_kind=device,
         data_gb=number("data_gb", 0) or 0.0,
         data_site=(row.get("data_site") or "").strip(),
         priority=Priority(priority),
@@ -176,6 +192,18 @@ def _row(path: Path, line: int, row: dict[str, str | None]) -> JobRow:
         min_gpus=count("min_gpus"),
         max_gpus=count("max_gpus"),
     )
+
+
+def _steps(path: Path, line: int, text: str | None) -> tuple[float, ...]:
+    """`10-8-5-2` -> (10, 8, 5, 2)."""
+    parts = (text or "").strip()
+    try:
+        values = tuple(float(part) for part in parts.split("-")) if parts else ()
+    except ValueError as error:
+        raise _bad(path, line, f"value_steps is {parts!r}, not like 10-8-5-2") from error
+    if any(not math.isfinite(value) for value in values):
+        raise _bad(path, line, f"value_steps is {parts!r}, not like 10-8-5-2")
+    return values
 
 
 # ---------------------------------------------------------------- tasks
@@ -193,6 +221,7 @@ def _arrival(row: JobRow, world: World, *, oracle: bool) -> Arrival:
         env[CHECKPOINT_ENV] = str(checkpoint.every_s)
     data = _data(row, world)
     kinds = sorted({pool.accelerator for pool in pools}) or [row.gpu_kind]
+    kind, worth = worth_of(row)
     task = Task(
         name=row.job_id,
         run=f"sleep {truth_s}",
@@ -201,7 +230,8 @@ def _arrival(row: JobRow, world: World, *, oracle: bool) -> Arrival:
         envs=env,
         inputs={"data": data.id} if data else {},
         priority=row.priority,
-        deadline_s=None if row.deadline_s is None else max(1, round(row.deadline_s)),
+        deadline_s=None if kind == BEST else max(1, round(row.deadline_s or 1)),
+        value_microyuan=microyuan(worth[0][1]) if kind == STRICT and worth else None,
         duration_s=truth_s if oracle else None,
         checkpoint=checkpoint,
         elastic=_elastic(row, nodes, each),
@@ -213,6 +243,25 @@ def _arrival(row: JobRow, world: World, *, oracle: bool) -> Arrival:
         task=task,
         data=data,
         data_site=row.data_site if data else "",
+        kind=kind,
+        worth=worth,
+    )
+
+
+def worth_of(row: JobRow) -> tuple[str, tuple[tuple[int, float], ...]]:
+    """Whether its deadline is strict, soft or none, and what success by which moment is worth.
+
+    A soft job's value falls in equal steps of time from its deadline to its last one, then to nought.
+    """
+    if row.deadline_s is None or row.job_type == BEST:
+        return BEST, ()
+    values = row.value_steps if row.value is None else (row.value,)
+    if row.job_type == STRICT:
+        return STRICT, tuple((round(row.deadline_s), value) for value in values[:1])
+    span_s = max(0.0, (row.last_deadline_s or row.deadline_s) - row.deadline_s)
+    steps = max(1, len(values) - 1)
+    return SOFT, tuple(
+        (round(row.deadline_s + span_s * number / steps), value) for number, value in enumerate(values)
     )
 
 

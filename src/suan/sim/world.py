@@ -1,4 +1,4 @@
-"""A world in TOML: sites with pools and tariffs, links, faults, policies.
+"""A world in TOML: sites with pools and tariffs, links, tenants, faults, policies.
 
 Knows the keys and what they mean in the grid's nouns; paths are relative to the file. Tables of prices are
 read by
@@ -6,128 +6,32 @@ read by
 """
 
 import datetime
-import difflib
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from suan.feeds.tariffs import CNY_PER_USD, PriceTable, china_grid, china_tou, price_series
+from suan.grid.account import Quota, Tenant
 from suan.grid.error import Refused
 from suan.grid.hardware import accelerator
 from suan.grid.site import Link, Pool, Series, Tariff
 from suan.grid.units import HOUR_S, microyuan
 from suan.rules.policy import Policy
+from suan.sim.keys import (
+    FaultTable,
+    SiteTable,
+    TariffTable,
+    TenantTable,
+    WorldTable,
+    nearest,
+    refusal,
+)
 
 _PER_KWH = {"USD": CNY_PER_USD / 1000, "CNY": 1 / 1000}  # prices in the tables are a MWh
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PoolTable(_Table):
-    accelerator: str
-    devices_per_node: int = Field(gt=0)
-    nodes: int = Field(gt=0)
-    machine_microyuan_per_device_h: int = Field(default=0, ge=0)
-    name: str = ""
-    cpus_per_node: float = Field(default=0, ge=0)
-    memory_gib_per_node: float = Field(default=0, ge=0)
-    device_w: float | None = Field(default=None, ge=0)
-    host_w_per_node: float = Field(default=0, ge=0)
-    preemption_per_h: float = Field(default=0, ge=0)
-    speed_ratio: float = Field(default=1, gt=0)
-
-
-class TariffTable(_Table):
-    """One of three: `csv` and `region` (hourly prices), `csv` and `grid` (bands), or `flat_yuan_per_kwh`
-    alone."""
-
-    csv: Path | None = None
-    region: str = ""
-    column: str = "price_usd_mwh"
-    currency: Literal["USD", "CNY"] = "USD"
-    carbon_column: str = Field(
-        default="ci_direct_g_kwh", validation_alias=AliasChoices("carbon_column", "carbon")
-    )
-    start: datetime.datetime | datetime.date | int | str | None = None
-    grid: str = ""
-    grids_csv: Path | None = None
-    flat_yuan_per_kwh: float | None = Field(default=None, ge=0)
-    gco2_per_kwh: float | None = Field(default=None, ge=0)
-    pue: float = Field(default=1.0, ge=1)
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> "TariffTable":
-        if bool(self.region) and bool(self.grid):
-            raise ValueError("region (hourly prices) and grid (time-of-use bands) exclude each other")
-        if (self.region or self.grid) and self.csv is None:
-            raise ValueError("region and grid need csv, the table that they are in")
-        if self.csv is not None and not (self.region or self.grid):
-            raise ValueError("csv needs region (hourly prices) or grid (time-of-use bands)")
-        if not self.region and self.flat_yuan_per_kwh is None and self.grids_csv is None:
-            raise ValueError("say flat_yuan_per_kwh, or grids_csv with the flat price of each grid")
-        return self
-
-
-class SiteTable(_Table):
-    name: str = Field(min_length=1)
-    pool: list[PoolTable] = Field(min_length=1)
-    region: str = ""
-    tariff: TariffTable | None = None
-    packing: Literal["pool", "node"] = "pool"
-
-
-class LinkTable(_Table):
-    source: str = Field(alias="from")
-    destination: str = Field(alias="to")
-    gbps: float = Field(gt=0)
-    rtt_ms: float = Field(default=0, ge=0)
-    microyuan_per_gb: int = Field(default=0, ge=0)
-
-
-FaultKind = Literal[
-    "partition",
-    "agent_restart",
-    "grid_restart",
-    "engine_forgets",
-    "node_loss",
-    "run_crash",
-    "failed_transfer",
-    "lost_answers",
-    "duplicated_reports",
-    "delayed_reports",
-]
-
-
-class FaultTable(_Table):
-    """At `at_s`, or `per_day` times a day at moments drawn from the seed, at `site` or at one drawn each
-    time."""
-
-    kind: FaultKind
-    site: str = ""
-    at_s: int | None = Field(default=None, ge=0)
-    for_s: int = Field(default=60, gt=0)
-    per_day: float | None = Field(default=None, gt=0)
-    until_s: int | None = Field(default=None, ge=0)
-
-    @model_validator(mode="after")
-    def _one_time(self) -> "FaultTable":
-        if (self.at_s is None) == (self.per_day is None):
-            raise ValueError("say at_s or per_day, one of them")
-        return self
-
-
-class WorldTable(_Table):
-    site: list[SiteTable] = Field(min_length=1)
-    link: list[LinkTable] = []
-    fault: list[FaultTable] = []
-    policy: dict[str, dict[str, Any]] = {}
-    start: datetime.datetime = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 class SiteWorld(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +40,7 @@ class SiteWorld(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[Pool, ...]
     tariff: Tariff | None
     by_node: bool
+    published_h: int | None = None  # hour of the day (UTC) when the next day's prices come out; None: known
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +50,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     start_s: int
     sites: tuple[SiteWorld, ...]
     links: tuple[Link, ...] = ()
+    tenants: tuple[Tenant, ...] = ()
     faults: tuple[FaultTable, ...] = ()
     policies: dict[str, dict[str, Any]] = {}
 
@@ -172,7 +78,7 @@ def make_world(table: dict[str, Any], folder: Path, *, name: str = "the world") 
     try:
         parsed = WorldTable.model_validate(table)
     except ValidationError as error:
-        raise _bad(name, error) from error
+        raise refusal(name, error) from error
     start = parsed.start if parsed.start.tzinfo else parsed.start.replace(tzinfo=datetime.UTC)
     start_s = int(start.timestamp()) // HOUR_S * HOUR_S
     sites = tuple(_site(name, folder, start_s, place, row) for place, row in enumerate(parsed.site))
@@ -190,8 +96,37 @@ def make_world(table: dict[str, Any], folder: Path, *, name: str = "the world") 
         for link in parsed.link
     )
     return World(
-        start_s=start_s, sites=sites, links=links, faults=tuple(parsed.fault), policies=parsed.policy
+        start_s=start_s,
+        sites=sites,
+        links=links,
+        tenants=tuple(_tenant(name, place, row) for place, row in enumerate(parsed.tenant)),
+        faults=tuple(parsed.fault),
+        policies=parsed.policy,
     )
+
+
+def _tenant(name: str, place: int, row: TenantTable) -> Tenant:
+    """The tenant with its quota; kinds are spelt as the grid spells them."""
+    quota: dict[str, Any] = {}
+    for field in ("nominal_devices", "borrow_devices", "lend_devices"):
+        if devices := getattr(row, field):
+            quota[field] = {_kind(name, f"tenant[{place}].{field}", kind): n for kind, n in devices.items()}
+    return Tenant(
+        name=row.name,
+        parent=row.parent,
+        weight=row.weight,
+        quota=Quota(**quota),
+        waiting_microyuan_per_h=microyuan(row.waiting_yuan_per_h),
+    )
+
+
+def _kind(name: str, where: str, kind: str) -> str:
+    if kind == "*":
+        return kind
+    try:
+        return accelerator(kind).name
+    except Refused as error:
+        raise Refused("bad_world", f"{name}: {where}: {error.what}", hint=error.hint) from error
 
 
 # ---------------------------------------------------------------- sites
@@ -200,11 +135,7 @@ def make_world(table: dict[str, Any], folder: Path, *, name: str = "the world") 
 def _site(name: str, folder: Path, start_s: int, place: int, row: SiteTable) -> SiteWorld:
     pools = []
     for number, pool in enumerate(row.pool):
-        try:
-            kind = accelerator(pool.accelerator).name
-        except Refused as error:
-            where = f"site[{place}].pool[{number}].accelerator"
-            raise Refused("bad_world", f"{name}: {where}: {error.what}", hint=error.hint) from error
+        kind = _kind(name, f"site[{place}].pool[{number}].accelerator", pool.accelerator)
         pool_name = pool.name or (kind if number == 0 else f"{kind}-{number + 1}")
         fields = pool.model_dump() | {"name": pool_name, "accelerator": kind}
         pools.append(Pool(**fields))
@@ -217,6 +148,7 @@ def _site(name: str, folder: Path, start_s: int, place: int, row: SiteTable) -> 
         pools=tuple(pools),
         tariff=_tariff(folder, start_s, row.name, row.tariff) if row.tariff else None,
         by_node=row.packing == "node",
+        published_h=row.tariff.published_h if row.tariff else None,
     )
 
 
@@ -295,6 +227,14 @@ def _check_names(name: str, parsed: WorldTable) -> None:
             raise Refused(
                 "bad_world", f"{name}: site[{place}].name: {site!r} is taken", hint="choose another"
             )
+    tenants = [tenant.name for tenant in parsed.tenant]
+    for place, tenant in enumerate(parsed.tenant):
+        if tenant.name in tenants[:place]:
+            what = f"{name}: tenant[{place}].name: {tenant.name!r} is taken"
+            raise Refused("bad_world", what, hint="choose another")
+        if tenant.parent and tenant.parent not in tenants:
+            what = f"{name}: tenant[{place}].parent: no tenant is called {tenant.parent!r}"
+            raise Refused("bad_world", what, hint=nearest(tenant.parent, tenants))
     named: Iterator[tuple[str, str]] = iter(
         [
             *((f"link[{n}].from", link.source) for n, link in enumerate(parsed.link)),
@@ -305,7 +245,7 @@ def _check_names(name: str, parsed: WorldTable) -> None:
     for where, site in named:
         if site not in sites:
             raise Refused(
-                "bad_world", f"{name}: {where}: no site is called {site!r}", hint=_near(site, sites)
+                "bad_world", f"{name}: {where}: no site is called {site!r}", hint=nearest(site, sites)
             )
 
 
@@ -315,40 +255,10 @@ def _check_policies(name: str, policies: dict[str, dict[str, Any]]) -> None:
         for key in overrides:
             if key not in known or key == "name":
                 where = f"policy.{policy}.{key}"
-                raise Refused("bad_world", f"{name}: {where}: no such key", hint=_near(key, known))
+                raise Refused("bad_world", f"{name}: {where}: no such key", hint=nearest(key, known))
         try:
             msgspec.convert({k: v for k, v in overrides.items() if k not in ("like", "oracle")}, Policy)
         except msgspec.ValidationError as error:
             raise Refused(
                 "bad_world", f"{name}: policy.{policy}: {error}", hint="see docs/reference/simulate.md"
             ) from error
-
-
-def _bad(name: str, error: ValidationError) -> Refused:
-    first = error.errors()[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    if first["type"] == "extra_forbidden":
-        what, hint = "no such key", _near(str(first["loc"][-1]), _keys_at(first["loc"][:-1]))
-    else:
-        what, hint = first["msg"].removeprefix("Value error, "), "see docs/reference/simulate.md"
-    return Refused("bad_world", f"{name}: {where}: {what}", hint=hint, path=where)
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the table at this place may have."""
-    model: type[BaseModel] = WorldTable
-    tables: dict[str, type[BaseModel]] = {
-        "site": SiteTable,
-        "pool": PoolTable,
-        "tariff": TariffTable,
-        "link": LinkTable,
-        "fault": FaultTable,
-    }
-    for part in location:
-        model = tables.get(str(part), model)
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"

@@ -6,8 +6,9 @@ import msgspec
 
 from suan.control.commands.command import Command, check_name, key_hash, new_secret, next_key_id, unknown
 from suan.grid import fact as f
-from suan.grid.account import Key, Role, Tenant
+from suan.grid.account import ANY_KIND, Key, Quota, Role, Tenant
 from suan.grid.error import Refused
+from suan.grid.hardware import accelerator
 from suan.grid.site import GRID_SITE
 from suan.grid.state import State
 
@@ -59,10 +60,16 @@ def revoke_key(key: str) -> Command[None]:
 def set_tenant(tenant: Tenant) -> Command[None]:
     """Makes the tenant, or changes what it may use. The same again stores nothing.
 
-    Raises: Refused `bad_name`, `out_of_range`.
+    Raises: Refused `bad_name`, `out_of_range`, `unknown_accelerator`, and when it is carried out
+    `unknown_tenant` for its parent and `cycle` when that is below the tenant.
     """
     check_name("tenant", tenant.name)
-    numbers = (*tenant.quota.nominal_devices.values(), *tenant.quota.borrow_devices.values())
+    quota = _canonical(tenant.quota)
+    numbers = (
+        *quota.nominal_devices.values(),
+        *quota.borrow_devices.values(),
+        *quota.lend_devices.values(),
+    )
     limit = tenant.budget.limit_microyuan
     sensible = 0 < tenant.weight <= 1e6 and tenant.quota.max_waiting_jobs >= 0
     if not sensible or min(numbers, default=0) < 0 or (limit or 0) < 0 or tenant.waiting_microyuan_per_h < 0:
@@ -73,19 +80,53 @@ def set_tenant(tenant: Tenant) -> Command[None]:
         )
 
     def command(state: State, now_s: int) -> tuple[Sequence[f.Fact], None]:
-        if state.tenants.get(tenant.name) == tenant:
+        if state.tenants.get(tenant.name) == msgspec.structs.replace(tenant, quota=quota):
             return (), None
+        _check_parent(state, tenant)
         fact = f.TenantSet(
             at_s=now_s,
             tenant=tenant.name,
+            parent=tenant.parent,
             weight=tenant.weight,
-            quota=tenant.quota,
+            quota=quota,
             budget=tenant.budget,
             waiting_microyuan_per_h=tenant.waiting_microyuan_per_h,
         )
         return (fact,), None
 
     return command
+
+
+def _canonical(quota: Quota) -> Quota:
+    """The quota with its kinds as the table of accelerators calls them.
+
+    Raises: Refused `unknown_accelerator`.
+    """
+    tables = ("nominal_devices", "borrow_devices", "lend_devices")
+    kinds = {
+        name: {
+            kind if kind == ANY_KIND else accelerator(kind).name: devices
+            for kind, devices in getattr(quota, name).items()
+        }
+        for name in tables
+    }
+    return msgspec.structs.replace(quota, **kinds)
+
+
+def _check_parent(state: State, tenant: Tenant) -> None:
+    """Raises: Refused `unknown_tenant`, `cycle`."""
+    line, above = [tenant.name], tenant.parent
+    while above:
+        if above in line:
+            raise Refused(
+                "cycle",
+                f"{tenant.name} cannot be below {tenant.parent}: {' below '.join((above, *reversed(line)))}",
+                hint=f"take {line[-1]} out first: suan tenant set {line[-1]} --parent none",
+            )
+        if above not in state.tenants:
+            raise unknown("tenant", above, "suan tenant")
+        line.append(above)
+        above = state.tenants[above].parent
 
 
 def first_start(secret: str) -> Command[None]:

@@ -17,6 +17,7 @@ _HEADINGS = (
     "", "site", "pool", "devices", "start", "wait", "move", "run",
     "energy", "carbon", "machine", "total CNY", "finish",
 )  # fmt: skip
+_ALWAYS = ("machine", "electricity", "carbon")  # shown even where they are nought
 MOST_ROWS = 12
 
 
@@ -71,18 +72,38 @@ def _time_and_money(seconds: int, amount_microyuan: int) -> str:
 
 
 def _terms(bid: Json) -> str:
-    """What stands behind the chosen bid's money."""
+    """What stands behind the chosen bid's money: each term as rate times quantity."""
     quote = bid["quote"]
-    price = f"{quote.get('microyuan_per_kwh', 0) / 1e6:.4f} CNY × PUE {quote.get('pue', 1.0):g}"
-    parts = [
-        f"{quote.get('energy_kwh', 0.0):.6f} kWh at {price}",
-        f"{quote.get('carbon_gco2', 0.0):.3f} g CO2",
-        f"{bytes_text(quote.get('move_bytes', 0))} to move",
+    run_h, kwh = quote.get("run_s", 0) / 3600, quote.get("energy_kwh", 0.0)
+    pue, kg = quote.get("pue", 1.0), quote.get("carbon_gco2", 0.0) / 1000
+    behind = {
+        "machine": f"{bid['devices']} device{'s' if bid['devices'] > 1 else ''} × {run_h:.4g} h"
+        f" × {render.cny(quote.get('machine_microyuan_per_device_h', 0))} CNY",
+        "electricity": f"{kwh:.6f} kWh × PUE {pue:g}"
+        f" × {quote.get('microyuan_per_kwh', 0) / 1e6:.4f} CNY, {quote.get('tariff_source', '')}",
+        "carbon": f"{kg:.6f} kg CO2 × {render.cny(quote.get('carbon_microyuan_per_kg', 0))} CNY",
+        "move": f"{bytes_text(quote.get('move_bytes', 0))} in {duration_text(quote.get('move_s', 0))}",
+        "wait": _by_the_hour(quote, "wait"),
+        "late": _by_the_hour(quote, "late"),
+        "preemption": "risk of losing work, and of starting again",
+    }
+    rows = [
+        (term, render.cny(quote.get(f"{term}_microyuan", 0)), render.clean(said))
+        for term, said in behind.items()
+        if quote.get(f"{term}_microyuan", 0) or quote.get(f"{term}_bytes", 0) or term in _ALWAYS
     ]
-    for term in ("late", "preemption"):
-        if amount := quote.get(f"{term}_microyuan", 0):
-            parts.append(f"{term} {render.cny(amount)} CNY")
-    return f"chosen: {bid['site']}/{bid['pool']}: " + ", ".join(parts)
+    if scarcity := bid.get("scarcity_microyuan"):
+        rows.append(
+            ("scarcity", render.cny(scarcity), "by the clearing prices of these hours; nobody pays it")
+        )
+    lines = [f"chosen: {bid['site']}/{bid['pool']}"]
+    return "\n".join([*lines, render.table(("term", "CNY", "is"), rows, right="CNY")])
+
+
+def _by_the_hour(quote: Json, term: str) -> str:
+    seconds, amount = quote.get(f"{term}_s", 0), quote.get(f"{term}_microyuan", 0)
+    per_h = f" × {render.cny(amount * 3600 / seconds)} CNY an hour" if seconds else ""
+    return f"{duration_text(seconds)}{per_h}"
 
 
 def reason_text(reason: Json | None) -> str:

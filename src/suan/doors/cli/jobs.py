@@ -1,4 +1,4 @@
-"""Verbs on jobs that exist: jobs, job, why, logs, stop.
+"""Verbs on jobs that exist: jobs, job, logs, stop.
 
 Knows how a job is shown. Imports nothing that `suan jobs` does not need.
 """
@@ -145,25 +145,6 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
     return render.clean(str(value))
-
-
-@click.command()
-@click.argument("job_id", metavar="JOB")
-@grid_verb
-def why(session: Session, job_id: str) -> None:
-    """Why a job waits, or why it runs where it does: every bid that was considered."""
-    answer = session.client.why(job_id)
-
-    def say() -> None:
-        from suan.doors.cli.bids import considered_text, reason_text
-
-        print(f"{answer['job']} is {answer['phase']}")
-        if reason := reason_text(answer.get("reason")):
-            print(f"because: {reason}")
-        if answer.get("considered"):
-            print(considered_text(answer["considered"]))
-
-    session.answer(answer, say)
 
 
 @click.command()

@@ -13,6 +13,7 @@ from suan.grid.error import Refused
 from suan.grid.units import duration_s, microyuan
 
 Json = dict[str, Any]
+_NONE = "none"  # takes a setting back
 
 
 @click.group(invoke_without_command=True)
@@ -26,14 +27,14 @@ def tenant(session: Session, context: click.Context) -> None:
 
     def say() -> None:
         rows = [
-            (t["name"], f"{t['weight']:g}",
-             _devices(t["quota"]["nominal_devices"]), _devices(t["quota"]["borrow_devices"]),
+            (t["name"], t.get("parent", ""), f"{t['weight']:g}",
+             *(_devices(t["quota"].get(f"{table}_devices", {})) for table in ("nominal", "borrow", "lend")),
              render.cny(t["budget"]["limit_microyuan"]))
             for t in found
         ]  # fmt: skip
         print(
             render.table(
-                ("tenant", "weight", "guaranteed", "may borrow", "budget CNY"),
+                ("tenant", "parent", "weight", "guaranteed", "may borrow", "lends", "budget CNY"),
                 rows,
                 right="weight budget CNY",
             )
@@ -48,21 +49,34 @@ def _devices(by_kind: Json) -> str:
 
 @tenant.command("set")
 @click.argument("name")
-@click.option("--weight", type=click.FloatRange(min=0, min_open=True), help="Its share against the others'.")
+@click.option("--parent", metavar="TENANT", help="The tenant above it, with whose others it shares; or none.")
+@click.option(
+    "--weight",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Its share against the others' below the same parent.",
+)
 @click.option("--budget-yuan", type=click.FloatRange(min=0), help="What it may spend.")
-@click.option("--nominal", multiple=True, metavar="KIND=N", help="Devices it is guaranteed; * is any kind.")
-@click.option("--borrow", multiple=True, metavar="KIND=N", help="How many more it may borrow.")
+@click.option(
+    "--nominal",
+    multiple=True,
+    metavar="KIND=N",
+    help="Devices it is guaranteed; * is each kind not named, none takes all of this option back.",
+)
+@click.option("--borrow", multiple=True, metavar="KIND=N", help="How many more it may borrow; or none.")
+@click.option("--lend", multiple=True, metavar="KIND=N", help="How many idle ones others may use; or none.")
 @grid_verb
 def set_tenant(session: Session, name: str, **options: Any) -> None:
     """Make a tenant or change it; what is left out stays."""
     settings: Json = {}
+    if options["parent"] is not None:
+        settings["parent"] = "" if options["parent"] == _NONE else options["parent"]
     if options["weight"] is not None:
         settings["weight"] = options["weight"]
     if options["budget_yuan"] is not None:
         settings["budget"] = {"limit_microyuan": microyuan(options["budget_yuan"])}
     quota = {
-        field: _counts(options[option])
-        for option, field in (("nominal", "nominal_devices"), ("borrow", "borrow_devices"))
+        f"{option}_devices": _counts(options[option])
+        for option in ("nominal", "borrow", "lend")
         if options[option]
     }
     if quota:
@@ -75,7 +89,9 @@ def set_tenant(session: Session, name: str, **options: Any) -> None:
 
 
 def _counts(pairs: tuple[str, ...]) -> dict[str, int]:
-    counts = {}
+    counts: dict[str, int] = {}
+    if pairs == (_NONE,):
+        return counts
     for pair in pairs:
         kind, _, count = pair.rpartition("=")
         if not kind or not count.isdecimal():

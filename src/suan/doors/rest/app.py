@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from suan import __version__
 from suan.control.loop import Grid
 from suan.doors import problem
-from suan.doors.rest import artifacts, events, jobs, members, money, sites
+from suan.doors.rest import artifacts, durations, estimates, events, jobs, members, money, sites
 from suan.doors.rest import logs as job_logs
 from suan.doors.rest.answer import document
 from suan.doors.rest.limits import BodyLimit
@@ -55,7 +55,7 @@ def create_app(
     )
     app.state.parts = parts
     problem.install(app)
-    for module in (jobs, job_logs, sites, artifacts, money, members, events):
+    for module in (jobs, job_logs, durations, sites, artifacts, money, estimates, members, events):
         app.include_router(module.router)
     app.router.routes.extend(socket_routes())
     app.add_middleware(BodyLimit)

@@ -3,6 +3,7 @@
 import json
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,7 +19,7 @@ from suan.grid.account import Key
 from suan.grid.error import Refused
 from suan.grid.job import Job, JobPhase
 from suan.grid.state import State
-from suan.rules.decide import considered
+from suan.rules.explain import explain
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 _YAML = ("text/yaml", "application/yaml", "application/x-yaml", "text/x-yaml")
@@ -100,14 +101,13 @@ def get_job(here: Here, key: Viewer, job: str) -> Response:
 
 @router.get("/jobs/{job}/why", responses=answers(Why))
 def explain_job(here: Here, key: Viewer, job: str) -> Response:
-    """Why it waits, and every bid that was weighed; for a job that waits, as the bids stand now."""
+    """Why it waits, what it waits for and what would help; every bid that was weighed."""
     policy, now_s = here.grid.policy, here.grid.now_s()
 
     def view(state: State) -> Why:
         found = job_of(state, key, job)
-        waiting = found.phase == JobPhase.WAITING
-        weighed = considered(state, policy, found, now_s) if waiting else found.considered
-        return Why(job=found.id, phase=found.phase, reason=here.grid.reason(found.id), considered=weighed)
+        said = explain(state, policy, found, here.grid.reason(found.id), now_s)
+        return Why(job=found.id, phase=found.phase, **msgspec.structs.asdict(said))
 
     return Json(here.grid.read(view))
 

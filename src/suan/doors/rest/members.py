@@ -71,8 +71,10 @@ def get_tenant(here: Here, key: Viewer, name: str) -> Response:
 def put_tenant(here: Here, _: Operator, name: str, body: Raw) -> Response:
     """Makes a tenant or changes it; what is left out keeps its value."""
     wanted = _tenant.decode(body or b"{}")
-    given = {key: value for key, value in msgspec.structs.asdict(wanted).items() if value is not None}
     before = here.grid.read(lambda state: state.tenants.get(name)) or Tenant(name=name)
+    given = _given(wanted)
+    if wanted.quota is not None:
+        given["quota"] = msgspec.structs.replace(before.quota, **_given(wanted.quota))
     here.grid.do(set_tenant(msgspec.structs.replace(before, **given)))
     return Json(here.grid.read(lambda state: _view(state, state.tenants[name])))
 
@@ -108,6 +110,11 @@ def delete_key(here: Here, key: Operator, key_id: str) -> Response:
 
 def _may_touch(key: Key, other: Key) -> bool:
     return key.role == Role.ADMIN or other.role != Role.ADMIN
+
+
+def _given(body: msgspec.Struct) -> dict[str, Any]:
+    """What a body names."""
+    return {key: value for key, value in msgspec.structs.asdict(body).items() if value is not None}
 
 
 def _view(state: State, tenant: Tenant) -> dict[str, Any]:

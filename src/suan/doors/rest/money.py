@@ -5,31 +5,50 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from suan.control.commands import unknown
 from suan.doors.rest.access import Here, Operator, Viewer, tenant_for
 from suan.doors.rest.answer import Json, answers, cursor_number
 from suan.doors.rest.jobs import job_of
+from suan.grid.market import Clearing
 from suan.grid.site import Pool, Site, Tariff, hour_rate
 from suan.grid.state import State
 from suan.grid.units import HOUR_S
 from suan.rules.policy import Policy
 from suan.rules.quote import power_w
+from suan.rules.scarcity import span_price
 from suan.rules.settle import Bill, bill
 
 router = APIRouter(prefix="/v1", tags=["money"])
 
 
 @router.get("/prices")
-def prices(here: Here, _: Viewer, hours: Annotated[int, Query(ge=1, le=24 * 14)] = 24) -> Response:
-    """Electricity at each site by the hour, PUE included, and what one device of each pool costs, all in."""
+def prices(
+    here: Here, _: Viewer, hours: Annotated[int, Query(ge=1, le=24 * 14)] = 24, site: str | None = None
+) -> Response:
+    """By site and hour electricity, PUE included; by pool what one device costs, all in, and what it is worth
+    beyond that by the newest clearing.
+    """
     first = here.grid.now_s() // HOUR_S
     span = range(first, first + hours)
     policy = here.grid.policy
 
     def view(state: State) -> dict[str, Any]:
-        sites = [_site_prices(state, policy, site, span) for site in state.sites.values() if site.pools]
-        return {"from_s": first * HOUR_S, "hours": hours, "sites": sites}
+        if site is not None and site not in state.sites:
+            raise unknown("site", site, "suan sites")
+        named = [known for name, known in state.sites.items() if site in (None, name)]
+        sites = [_site_prices(state, policy, known, span) for known in named if known.pools]
+        clearing = _clearing(state.clearing)
+        return {"from_s": first * HOUR_S, "hours": hours, "sites": sites, "clearing": clearing}
 
     return Json(here.grid.read(view))
+
+
+def _clearing(newest: Clearing | None) -> dict[str, Any] | None:
+    """What is said of the newest clearing besides its prices."""
+    if newest is None:
+        return None
+    known = {name: getattr(newest, name) for name in newest.__struct_fields__ if name != "prices"}
+    return known | {"gap_ratio": newest.gap_ratio}
 
 
 def _site_prices(state: State, policy: Policy, site: Site, span: range) -> dict[str, Any]:
@@ -49,6 +68,10 @@ def _site_prices(state: State, policy: Policy, site: Site, span: range) -> dict[
                 "devices": pool.devices,
                 "used_devices": state.used_devices.get((site.name, pool.name), 0),
                 "microyuan_per_device_h": [_device_hour(pool, known, policy, at_s) for at_s, known in hours],
+                "clearing_microyuan_per_device_h": [
+                    round(span_price(state.clearing, f"{site.name}/{pool.name}", at_s, at_s + HOUR_S))
+                    for at_s, _ in hours
+                ],
             }
             for pool in site.pools.values()
         ],

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from suan.doors.taskfile.document import Mapping, Scalar, Sequence, Spot, plain
-from suan.doors.taskfile.keys import Keys, as_text, as_whole, at, first_of, kind, refuse
+from suan.doors.taskfile.keys import Keys, as_text, as_whole, at, first_of, kind, positive, refuse
 from suan.doors.taskfile.mounts import Local, read_file_mounts, read_volumes, read_workdir
 from suan.doors.taskfile.resources import read_resources
 from suan.doors.taskfile.service import read_replicas
@@ -232,12 +232,29 @@ def _nodes(keys: Keys, notes: list[str]) -> dict[str, Any]:
     elastic = keys.inner("elastic")
     if elastic is not None:
         low, high = elastic.parsed("nodes", node_range) or (1, 1)
+        speed = _speed(elastic)
         elastic.close()
-        fields["elastic"] = Elastic(min_nodes=low, max_nodes=high)
+        fields["elastic"] = Elastic(min_nodes=low, max_nodes=high, speed=speed)
         if not low <= fields.setdefault("num_nodes", high) <= high:
             what = f"{fields['num_nodes']} is not within elastic.nodes {low}-{high}"
             refuse(spot or elastic.spot, "num_nodes", "bad_value", what, "widen the range")
     return fields
+
+
+def _speed(elastic: Keys) -> dict[int, float]:
+    """nodes -> how fast, as somebody measured it; steps or tokens a second, any unit."""
+    inner = elastic.inner("speed")
+    found: dict[int, float] = {}
+    if inner is None:
+        return found
+    for name, where in inner.spot.key_spots.items():
+        path = inner.at(name[:20])
+        if not name.isdecimal() or not 1 <= int(name[:7]) <= MAX_NODES:
+            refuse(where, path, "bad_key", "is not a number of nodes", "write {1: 10.5, 4: 38}: nodes: speed")
+        found[int(name)] = inner.parsed(name, positive)
+    if not all(found.values()):
+        refuse(inner.spot, inner.path, "bad_value", "names no speed for some nodes", "write {1: 10.5, 4: 38}")
+    return found
 
 
 def _data(keys: Keys, block: str) -> dict[str, str]:

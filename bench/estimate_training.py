@@ -1,0 +1,220 @@
+"""How well step times are predicted on measured runs nobody fitted: by stratum, with and without correction.
+
+    python bench/estimate_training.py            goals, each with its limit; --json for machines
+    python bench/estimate_training.py --write    and docs/reference/estimate-accuracy-training.md
+
+Everything is fitted anew without the rows it is judged on: five folds by model x chip x devices, then each
+source left out whole, then by extrapolation. Rows come from SUAN_DATA, or ../shared/data. About three
+minutes of one core.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from fit_estimate import Fit, fit
+from fit_residual import folds, left_out, references, spread_of, stored
+from report import Result, show
+from training_rows import ROOT, TINY, Measured, measured, scale_of
+
+from suan.estimate.outcome import estimate_training
+from suan.estimate.residual import correction, interval
+
+PAGE = ROOT / "docs/reference/estimate-accuracy-training.md"
+# Public predictors on such rows: llm-analysis 19.8 % mapped by hand, one efficiency a chip 25 %, calculon
+PEER = 22.7
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Errors of rows by what had not seen them: logarithms of predicted over measured."""
+
+    mechanics: np.ndarray
+    corrected: np.ndarray
+    covered: np.ndarray  # whether the 90 % interval held the measured time
+    covered_mechanics: np.ndarray
+
+
+def mape(missed: np.ndarray) -> float:
+    """Mean of |predicted / measured - 1|, percent."""
+    return float(np.mean(np.abs(np.exp(missed) - 1.0))) * 100.0 if len(missed) else float("nan")
+
+
+def bias(missed: np.ndarray) -> float:
+    """Median of predicted / measured - 1, percent."""
+    return float(np.median(np.exp(missed) - 1.0)) * 100.0
+
+
+def judged(rows: Measured, fold: np.ndarray, start: Fit) -> Judged:
+    """Every row judged by a fit without its fold; widths of intervals come from the other folds too."""
+    mechanics, corrected, doubt = left_out(rows, fold, start)
+    weight = np.array([1.0 / np.sqrt((rows.source == name).sum()) for name in rows.source])
+    held = {}
+    for name, missed in (("corrected", corrected), ("mechanics", mechanics)):
+        inside = np.empty(len(rows), dtype=bool)
+        for each in np.unique(fold):
+            test, train = fold == each, fold != each
+            width = spread_of(missed[train], doubt[train], weight[train])
+            low, high = interval(rows.step_s[test] * np.exp(missed[test]), doubt[test], width)
+            inside[test] = (low <= rows.step_s[test]) & (rows.step_s[test] <= high)
+        held[name] = inside
+    return Judged(mechanics, corrected, held["corrected"], held["mechanics"])
+
+
+def extrapolated(rows: Measured, train: np.ndarray, test: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """(rows, log of mechanics over measured, the same corrected) of `test` by a fit on `train` alone."""
+    known, here = rows.take(np.flatnonzero(train & (rows.trust != "C"))), rows.take(np.flatnonzero(test))
+    fitted = fit(known, steps=15)
+    runs = references(known, np.log(known.step_s / fitted.step_s(known)))
+    missed = np.log(fitted.step_s(here) / here.step_s)
+    return len(here), missed, missed + np.log(correction(here.cases, runs).factor)
+
+
+def extrapolations(rows: Measured) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
+    """What was asked of the model that it had seen nothing like."""
+    devices = rows.cases.machines.devices
+    routed = rows.cases.shapes.experts > 0
+    seen = np.isin(rows.family, ("ampere", "hopper"))
+    asked = [
+        (f"A100 and H100 rows predict {name}", seen, rows.family == family)
+        for name, family in (("Ascend", "ascend"), ("AMD Instinct", "cdna"), ("Blackwell", "blackwell"))
+    ]
+    asked += [
+        ("512 devices and fewer predict 2,048 and more", devices <= 512, devices >= 2048),
+        ("dense predicts mixtures", ~routed, routed),
+    ]
+    return [(name, *extrapolated(rows, train, test)) for name, train, test in asked]
+
+
+def median(missed: np.ndarray) -> float:
+    """Median of |predicted / measured - 1|, percent."""
+    return float(np.median(np.abs(np.exp(missed) - 1.0))) * 100.0
+
+
+def _line(name: str, missed: Judged, mask: np.ndarray) -> str:
+    cells = [name, f"{mask.sum()}"]
+    for errors in (missed.mechanics[mask], missed.corrected[mask]):
+        cells += [f"{mape(errors):.1f}", f"{median(errors):.1f}", f"{bias(errors):+.1f}"]
+    return "| " + " | ".join([*cells, f"{missed.covered[mask].mean() * 100:.0f}"]) + " |"
+
+
+HEAD = """\
+| | rows | mechanics: MAPE % | median % | bias % | corrected: MAPE % | median % | bias % | inside % |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+ABOUT = """\
+Made by `python bench/estimate_training.py --write`. Each row is a published, measured training run
+whose layout (dp, tp, pp) is known; what else it leaves open of its plan is chosen as for any user. It
+is judged by coefficients and a correction fitted without it. *Mechanics* is the model without the
+correction (`--no-residual`). Error is |predicted / measured - 1| of the step time; bias is the median
+of predicted / measured - 1; *inside* is how many measured times lay in the 90 % interval. MLPerf rows
+are derived, not verified by MLCommons. Coefficients never saw the row they are judged on; which terms
+the model has was chosen with these rows in view."""
+SEEN = """\
+Fitted on the one, judged on the other. A family of chips that no row speaks of has the numbers of
+measured micro-benchmarks and what training loops usually sustain of them."""
+
+
+def strata(rows: Measured) -> dict[str, np.ndarray]:
+    """Rows by source, family of chips, dense or mixture, and scale."""
+    kind = np.where(rows.cases.shapes.experts > 0, "mixture", "dense")
+    scale = scale_of(rows.cases.machines.devices)
+    names = np.array(
+        [" · ".join(each) for each in zip(rows.source, rows.family, kind, scale, strict=True)], dtype=object
+    )
+    return {name: names == name for name in sorted(set(names))}
+
+
+def page(
+    rows: Measured, by_group: Judged, by_source: Judged, far: list[tuple[str, int, np.ndarray, np.ndarray]]
+) -> str:
+    """The reference page."""
+    tiny, everything = rows.source == TINY, np.ones(len(rows), dtype=bool)
+    summary = [("all but the tiny models", ~tiny), ("tiny models (vtrain-single)", tiny), ("all", everything)]
+    sources = [(str(name), rows.source == name) for name in sorted(set(rows.source))]
+    blocks = [
+        "# Accuracy of training estimates",
+        ABOUT,
+        "## Left out: model x chip x devices, five folds",
+        "\n".join([HEAD, *[_line(name, by_group, mask) for name, mask in summary]]),
+        "\n".join([HEAD, *[_line(name, by_group, mask) for name, mask in sources]]),
+        "## Left out: whole sources",
+        "\n".join([HEAD, *[_line(name, by_source, mask) for name, mask in (*summary, *sources)]]),
+        "## Extrapolation",
+        SEEN,
+        "\n".join(
+            [
+                "| | rows | mechanics: MAPE % | median bias % | corrected: MAPE % |",
+                "| --- | ---: | ---: | ---: | ---: |",
+                *[f"| {n} | {c} | {mape(m):.1f} | {bias(m):+.1f} | {mape(k):.1f} |" for n, c, m, k in far],
+            ]
+        ),
+        "## What is missed, and what would settle it",
+        MISSED,
+        "## Every stratum (five folds)",
+        "\n".join([HEAD, *[_line(name, by_group, mask) for name, mask in strata(rows).items()]]),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+MISSED = """\
+- **Versions of software** are much of why the goal of 8 % with correction is not reached. Rows alike in
+  every column differ: Qwen3 30B on 8 GB200 was published at 11.0 s a step and, some releases later, at
+  6.4 s. Rows that have a twin lie 4.4 % (mean) around their twins' median, mixtures on Blackwell up to
+  30 %. The 5 % worst rows are a quarter of all error. No column names the framework or its version; one
+  would settle this part.
+- **Layers nobody describes.** Sliding windows (Mistral 7B at 32,768 tokens), state-space layers
+  (Nemotron 3) and sparse attention are not among the columns of such tables. A `config.json` tells of
+  windows; of the others there is no mechanics here yet.
+- **ZeRO-3 of 2021** at one sequence a device took four times what today's takes; its rows stay
+  outliers.
+- **Adapters that are not declared.** Fine-tuning by adapters is recognised only where training whole
+  could not be.
+- **One cluster's network.** Eight-way tensor parallelism took about 20 % longer in one centre than in
+  others with the same nodes. A site's own factor (`residual.correct`) learns this from its first runs;
+  no table can.
+- **Sources left out** gain nothing by the correction: it knows software and clusters more than physics,
+  and fades where it knows neither. Mechanics alone then is as good."""
+
+
+def results(rows: Measured, by_group: Judged, by_source: Judged) -> list[Result]:
+    """The goals, with what was reached."""
+    tiny = rows.source == TINY
+    began = time.process_time()
+    estimate_training(rows.cases)
+    each_us = (time.process_time() - began) / len(rows) * 1e6
+    inside = float(by_group.covered[~tiny].mean()) * 100.0
+    errors = [
+        ("step time, mechanics alone", mape(by_group.mechanics[~tiny]), 15.0),
+        ("step time, corrected", mape(by_group.corrected[~tiny]), 8.0),
+        ("step time of tiny models, corrected", mape(by_group.corrected[tiny]), 12.0),
+        ("step time, source left out, mechanics", mape(by_source.mechanics[~tiny]), 15.0),
+    ]
+    found = [
+        Result(what, value, "%", limit, "goal", value / PEER, "calculon's published error on such rows")
+        for what, value, limit in errors
+    ]
+    found.append(
+        Result(
+            "in the 90 % interval", inside, "%", 85.0, "goal", inside / 90.0, "90 %", higher_is_better=True
+        )
+    )
+    found.append(Result("in it, at most", inside, "%", 95.0, "goal", inside / 90.0, "90 %"))
+    found.append(
+        Result("one estimate of many", each_us, "us", 50.0, "goal", each_us / 4000.0, "a peer's 4 ms a plan")
+    )
+    return found
+
+
+def main() -> None:
+    rows = measured()
+    start = stored()
+    by_group = judged(rows, folds(rows.group), start)
+    by_source = judged(rows, rows.source, start)
+    if "--write" in sys.argv:
+        PAGE.write_text(page(rows, by_group, by_source, extrapolations(rows)), "utf-8")
+    show("estimate_training", results(rows, by_group, by_source))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`suan estimate`: what a run takes, before anything runs."""
