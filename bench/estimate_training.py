@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from fit_estimate import Fit, fit
-from fit_residual import folds, left_out, references, spread_of, stored
+from fit_estimate import Fit, fit, stored
+from fit_residual import folds, left_out, references, spread_of
 from report import Result, show
 from training_rows import ROOT, TINY, Measured, measured, scale_of
 

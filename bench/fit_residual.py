@@ -12,10 +12,10 @@ import argparse
 import hashlib
 
 import numpy as np
-from fit_estimate import Fit, fit
+from fit_estimate import Fit, fit, stored
 from training_rows import ROOT, Measured, measured
 
-from suan.estimate.rates import coefficients, kinds, table
+from suan.estimate.rates import kinds
 from suan.estimate.residual import SCALES, Reference, Spread, correction, features
 from suan.estimate.training import step_time
 
@@ -26,17 +26,6 @@ NOISE = (
 )
 MOST = 0.4  # log: a row further off says that something else was wrong with it
 LOW, HIGH = 0.05, 0.95
-
-
-def stored() -> Fit:
-    """What rates.toml holds."""
-    families = {
-        (key, name): float(entry[key])
-        for name, entry in table()["families"].items()
-        for key in ("sustained_ratio", "flash_ratio", "tuned_ratio")
-        if key in entry
-    }
-    return Fit(coefficients(), families)
 
 
 def references(rows: Measured, missed: np.ndarray) -> Reference:

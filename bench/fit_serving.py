@@ -22,7 +22,7 @@ from scipy.optimize import least_squares
 from suan.estimate.serving import _load, most_per_s, with_best_plan
 from suan.estimate.serving_cases import Engine, Scenario, ServingCases, serving_cases
 from suan.estimate.serving_rates import ServingRates, families, serving_table
-from suan.estimate.serving_residual import COMPUTED, MEASURES, ServingResidual, bits_of
+from suan.estimate.serving_residual import COMPUTED, MEASURES, ServingResidual, bits_of, queues_freely
 
 ROOT = Path(__file__).parents[1]
 TOML = ROOT / "src/suan/estimate/serving.toml"
@@ -199,7 +199,7 @@ def fit_mechanics(rows: Rows, *, passes: int = 2, evaluations: int = 10) -> Serv
             for name, noise in NOISE.items():
                 there = ~np.isnan(rows.measured[name])
                 if name == "ttft":  # how vLLM queues is in the residual
-                    there &= cases.engine != Engine.VLLM
+                    there &= (cases.engine != Engine.VLLM) | ~queues_freely(cases)
                 error = got[name][there] - rows.measured[name][there]
                 parts.append(np.clip(error, -2.0, 2.0) * weight[there] / noise)
             return np.concatenate(parts)
@@ -224,7 +224,7 @@ def fit_residual(rows: Rows, rates: ServingRates) -> ServingResidual:
         error = rows.measured[name] - got[name]
         of_cell = cells[:, :1] if name == "ttft" else cells
         if name == "ttft":
-            error = np.where(cases.engine == Engine.VLLM, error, np.nan)
+            error = np.where((cases.engine == Engine.VLLM) & queues_freely(cases), error, np.nan)
         for cell in np.unique(of_cell, axis=0):
             here = np.all(of_cell == cell, axis=1) & ~np.isnan(error)
             means = [np.median(error[here & (rows.groups == g)]) for g in np.unique(rows.groups[here])]
@@ -276,7 +276,7 @@ def as_toml(rates: ServingRates, residual: ServingResidual, spreads: dict | None
         lines += [f"[spread.{kind}]"]
         lines += [f"{m} = [{pair[0]:.3f}, {pair[1]:.3f}]" for m, pair in values.items()]
     lines += ["", "# What was left over: measured over mechanics, shrunk towards 1."]
-    lines += ["# First tokens, by engine alone; TensorRT-LLM's are in the mechanics.", "[residual_ttft]"]
+    lines += ["# First tokens of streams, by engine alone; TensorRT-LLM's are in the mechanics.", "[residual_ttft]"]
     for engine in Engine:
         factor = float(np.exp(residual.factors["ttft"][engine, 0, 0]))
         lines += [f"{engine.name.lower()} = {factor:.3f}"] if factor != 1.0 else []

@@ -18,7 +18,7 @@ from suan.grid.job import Priority
 from suan.grid.units import HOUR_S
 from suan.sim.check import violations
 from suan.sim.command import simulate_command
-from suan.sim.run import simulate
+from suan.sim.compare import simulate
 from suan.sim.trace import JobRow, make_trace
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "worlds"

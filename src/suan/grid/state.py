@@ -38,6 +38,7 @@ class State:
     runs_to_order: dict[str, dict[str, None]] = field(
         default_factory=dict
     )  # site -> of those, the runs that it is still to start or to stop
+    valley_runs: dict[str, None] = field(default_factory=dict)  # of the open runs, those of valley jobs
     flexible_runs: dict[str, None] = field(
         default_factory=dict
     )  # of the open runs, those that may pause or change their size

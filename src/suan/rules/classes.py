@@ -1,29 +1,16 @@
 """Jobs of a large queue as classes: alike enough to be cleared together, with how far they may differ.
 
-A class stands for its jobs three times: by its lower edges, so that the bound stays one for the jobs
-themselves; by its upper edges, so that each job fits where the plan puts its class; and by its middle, for a
-forecast that errs to neither side. Knows neither prices nor plans.
+A class stands for its jobs twice: by its lower edges, so that the bound stays one for the jobs themselves,
+and by its upper edges, so that there is room for each job where the plan looks for room for its class. Knows
+neither prices nor plans.
 """
-
-from typing import Literal
 
 import msgspec
 import numpy as np
 
 from suan.rules.layout import distinct
-from suan.rules.question import Answer, Counts, Question
-from suan.rules.slots import Floats, Seconds, Slots
-
-
-class Supply(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What the pools have and cost; see `Question`."""
-
-    slots: Slots
-    machine_microyuan_per_device_s: Floats  # (P,)
-    energy_microyuan_per_device: Floats  # (P, S + 1)
-    energy_microyuan_per_device_s_after: Floats  # (P,)
-    free: Counts  # (P, S)
-    speed_ratio: Floats  # (P,): a job takes its `run_s` over this
+from suan.rules.question import Counts, Question, Supply
+from suan.rules.slots import Floats, Seconds
 
 
 class Jobs(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -42,10 +29,9 @@ class Jobs(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Classes(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """K classes as three questions, and which class each job is of."""
+    """K classes as two questions, and which class each job is of."""
 
-    question: Question  # upper edges: each job fits into the plan
-    middle: Question  # means: what the plan costs and when jobs start, about; not each job fits
+    question: Question  # upper edges: where one fits, each job of the class does
     floor: Question  # lower edges: the bound is one for the jobs
     member: Counts  # (N,)
 
@@ -81,9 +67,8 @@ def classes_of(jobs: Jobs, supply: Supply, *, most: int = 600) -> Classes:
     counts = np.bincount(member, minlength=len(picked))
     groups = picked, member, counts
     return Classes(
-        question=_edge(jobs, supply, groups, "upper"),
-        middle=_edge(jobs, supply, groups, "middle"),
-        floor=_edge(jobs, supply, groups, "lower"),
+        question=_edge(jobs, supply, groups, lower=False),
+        floor=_edge(jobs, supply, groups, lower=True),
         member=member,
     )
 
@@ -128,29 +113,20 @@ def _split(
     return np.where(upper, member + groups, member)
 
 
-def _edge(
-    jobs: Jobs,
-    supply: Supply,
-    groups: tuple[Counts, Counts, Counts],
-    which: Literal["lower", "middle", "upper"],
-) -> Question:
+def _edge(jobs: Jobs, supply: Supply, groups: tuple[Counts, Counts, Counts], *, lower: bool) -> Question:
     picked, member, counts = groups
     order = np.argsort(member, kind="stable")
     first = np.cumsum(counts) - counts
-    # within a class whoever waits at the greatest cost starts first: that costs no more than all at the mean
-    mean_waiting = _mean(jobs.waiting_microyuan_per_s, member, counts)
 
     def edge(values: Floats | Seconds, *, least: bool) -> Floats:
-        if which == "middle":
-            return _mean(values, member, counts)
-        reduce = np.minimum if least == (which == "lower") else np.maximum
+        reduce = np.minimum if least == lower else np.maximum
         return np.asarray(reduce.reduceat(values[order], first), dtype=np.float64)
 
     run = edge(jobs.run_s, least=True)
     devices = jobs.able[jobs.fit[picked]] * jobs.devices[picked][:, None]
     fixed = jobs.fixed_microyuan[jobs.fit[picked]].astype(np.float64)
     pace = run[:, None] / supply.speed_ratio
-    if which == "lower":
+    if lower:
         # what the part of a run beyond the lower edge costs at the very least, anywhere and at any time
         rate = np.where(devices > 0, cheapest_rate(supply) / supply.speed_ratio, np.inf).min(axis=1)
         beyond = (_mean(jobs.run_s, member, counts) - run) * jobs.devices[picked]
@@ -159,11 +135,9 @@ def _edge(
         slots=supply.slots,
         counts=counts.astype(np.int64),
         devices=devices,
-        run_s=np.maximum(1, np.floor(pace) if which == "lower" else np.ceil(pace)).astype(np.int64),
+        run_s=np.maximum(1, np.floor(pace) if lower else np.ceil(pace)).astype(np.int64),
         ready_s=edge(jobs.ready_s, least=True).astype(np.int64),
-        waiting_microyuan_per_s=edge(jobs.waiting_microyuan_per_s, least=True)
-        if which == "lower"
-        else mean_waiting,
+        waiting_microyuan_per_s=edge(jobs.waiting_microyuan_per_s, least=True),
         due_s=edge(jobs.due_s, least=False),
         late_microyuan_per_s=edge(jobs.late_microyuan_per_s, least=True),
         late_fixed_microyuan=edge(jobs.late_fixed_microyuan, least=True),
@@ -185,22 +159,3 @@ def cheapest_rate(supply: Supply) -> Floats:
     slope = np.diff(supply.energy_microyuan_per_device, axis=1) / supply.slots.lengths_s
     slope = np.minimum(slope.min(axis=1), supply.energy_microyuan_per_device_s_after)
     return np.asarray(supply.machine_microyuan_per_device_s + slope)
-
-
-def starts_of(jobs: Jobs, classes: Classes, answer: Answer) -> tuple[Counts, Seconds]:
-    """(N,) each: the pool and the start that each job gets by the plan; -1 where it gets none.
-
-    Within a class whoever waits at the greatest cost starts first, then whoever is listed first.
-    """
-    plan = answer.plan
-    order = np.lexsort((np.arange(len(jobs.fit)), -jobs.waiting_microyuan_per_s, classes.member))
-    rows = np.repeat(np.arange(len(plan.classes)), plan.counts)  # by class and then start
-    counts = classes.question.counts
-    head = np.cumsum(counts) - counts
-    placed = counts - answer.unplaced
-    offset = np.arange(len(rows)) - np.repeat(np.cumsum(placed) - placed, placed)
-    who = order[head[plan.classes[rows]] + offset]
-    pool = np.full(len(jobs.fit), -1, dtype=np.int64)
-    start = np.full(len(jobs.fit), -1, dtype=np.int64)
-    pool[who], start[who] = plan.pools[rows], plan.start_s[rows]
-    return pool, start

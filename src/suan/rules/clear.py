@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from suan.rules.commit import Row, placements
+from suan.rules.commit import placements
 from suan.rules.dual import Climb, Value, climb
 from suan.rules.improve import improve
 from suan.rules.layout import Layout
 from suan.rules.plans import Book, orders, smith
-from suan.rules.question import NEVER, Answer, Counts, Limit, Question, cost_of
+from suan.rules.question import NEVER, Answer, Counts, Limit, Placements, Question, cost_of
 from suan.rules.slots import Floats
 
 METHOD = "price climb, priced list schedules"
@@ -30,7 +30,6 @@ def clear(
     question: Question,
     prices: Floats | None = None,
     *,
-    floor: Question | None = None,
     order: Counts | None = None,
     price_weight: float = 1.0,
     limit: Limit | None = None,
@@ -38,8 +37,7 @@ def clear(
 ) -> Answer:
     """The clearing of a question. Same input, same answer, as long as time lasts.
 
-    `floor` is the same question with each class at its lower edges (`classes.py`): prices and bound are then
-    those of the floor, the plan is the question's. `prices` are those of the last clearing, moved to these
+    `prices` are those of the last clearing, moved to these
     slots: the bound starts from them. `order` lists classes by turn, first first: each takes its cheapest
     place among what those before it left, and classes it does not name come after it. Prices count in that
     choice by `price_weight`: at 1 a job leaves an hour that others would pay more for, at 0 it never gives
@@ -50,7 +48,7 @@ def clear(
     shape = question.free.shape
     start = np.zeros(shape) if prices is None else np.maximum(0.0, np.asarray(prices, dtype=np.float64))
     if not len(layout.rows.of):
-        return _answer(layout, _nothing(start), [], complete=True)
+        return _answer(layout, _nothing(start), placements([]), complete=True)
     turns = None if order is None else _all_turns(order, len(question.counts))
     # 1. Some plan: its cost is the ceiling that prices climb towards. A large queue can do without.
     book = Book(layout)
@@ -58,7 +56,7 @@ def clear(
         book.attempt(start * price_weight, smith(layout) if turns is None else turns)
     # 2. Prices and bound.
     found = climb(
-        layout if floor is None else Layout(floor),
+        layout,
         start,
         book.cost,
         rounds=limit.rounds,
@@ -81,7 +79,8 @@ def clear(
     # 4. Jobs that are dearer than they need be change places, where no turn forbids it.
     if turns is None and complete:
         complete = improve(book, found, limit, out_of_time)
-    return _answer(layout, found, book.rows, complete=complete)
+    plan = placements(book.rows) if book.rows else book.plan
+    return _answer(layout, found, plan, complete=complete)
 
 
 def _all_turns(order: Counts, count: int) -> Counts:
@@ -98,8 +97,8 @@ def _nothing(prices: Floats) -> Climb:
     return Climb(prices=np.zeros_like(prices), value=value, rounds=0, complete=True)
 
 
-def _answer(layout: Layout, found: Climb, rows: list[Row], *, complete: bool) -> Answer:
-    question, plan = layout.question, placements(rows)
+def _answer(layout: Layout, found: Climb, plan: Placements, *, complete: bool) -> Answer:
+    question = layout.question
     kinds = len(question.counts)
     placed = np.bincount(plan.classes, weights=plan.counts, minlength=kinds)
     unplaced = question.counts - placed.astype(np.int64)

@@ -6,7 +6,7 @@ from suan.grid.action import Action
 from suan.grid.job import Demand, Job, Place, Reason, Resources
 from suan.grid.market import Clearing
 from suan.grid.state import State
-from suan.rules.durations import expected, stem
+from suan.rules.durations import expected, rounded_deadline_s, stem
 from suan.rules.fit import fit
 from suan.rules.forecast import Forecast
 from suan.rules.move import Move
@@ -85,7 +85,8 @@ class Cycle:
         task = job.task
         wanted: object = job.id
         if task.duration_s is None:
-            wanted = (self.state.waiting.get(job.id, job.id), stem(task.name), task.recipe)
+            due = rounded_deadline_s(task.deadline_s) if task.deadline_s is not None else 0
+            wanted = (self.state.waiting.get(job.id, job.id), stem(task.name), task.recipe, due)
         found = self.forecasts.get(wanted)
         if found is None:
             found = self.forecasts[wanted] = expected(self.state, job, self.policy)

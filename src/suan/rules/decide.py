@@ -19,7 +19,7 @@ from suan.rules.move import Move, again_at_s, bound_artifacts, transfer_id
 from suan.rules.order import fair_share
 from suan.rules.policy import Policy
 from suan.rules.quota import Quotas
-from suan.rules.reasons import DEVICES, cheaper_hour, devices_reason, moving, nowhere, paused
+from suan.rules.reasons import DEVICES, QUOTA, cheaper_hour, devices_reason, moving, nowhere, paused
 from suan.rules.scaling import least_nodes
 from suan.rules.share import Shares
 from suan.rules.stopping import stops_for_others, stops_for_themselves
@@ -139,7 +139,10 @@ def _try(cycle: Cycle, job: Job) -> Reason | None:
         return reason
     candidates, unfit = candidates_for(cycle, job, artifacts)
     if not candidates:
-        return nowhere(unfit)
+        reason = nowhere(unfit)
+        if reason.code == QUOTA:
+            cycle.blocked.append(job)  # others may hold what its tenant is owed
+        return reason
     candidates, dear = affordable(cycle, job, candidates)
     if not candidates:
         return too_dear(dear)

@@ -23,9 +23,8 @@ _HOPE_OF_MISSING_RATIO, _HOPE_OF_BOUND_RATIO, _HOPE_WHEN_WARM_RATIO = 0.3, 0.2, 
 _FULFILLED_RATIO, _GROWTH_RATIO = 0.3, 1.5
 _PATIENCE, _SHRINK_RATIO, _HOPELESS_RATIO = 3, 0.6, 1e-6
 # Above so many cells (shapes x candidate starts) prices are found by a rough search and proved by a full one.
-# The rough search stops after so many cells, which a core looks at in about a second, but not before so many
-# rounds.
-_SMALL_CELLS, _ROUGH_CELLS, _FEWEST_ROUNDS = 1_000_000, 120_000_000, 10
+# A search stops after so many cells, which a core looks at in about a second, but not before so many rounds.
+_SMALL_CELLS, _EXACT_CELLS, _ROUGH_CELLS, _FEWEST_ROUNDS = 400_000, 60_000_000, 120_000_000, 10
 
 
 @dataclass(slots=True)
@@ -128,17 +127,12 @@ def climb(
     """
     exact = Field(layout)
     if exact.cells <= _SMALL_CELLS:
-        return _rounds(exact, prices, (ceiling, gap_ratio, rounds), out_of_time)
+        most = max(_FEWEST_ROUNDS, min(rounds, _EXACT_CELLS // exact.cells)) if rounds > 1 else 1
+        return _rounds(exact, prices, (ceiling, gap_ratio, most), out_of_time)
     rough = Field(layout, rough=True)
-    rounds = max(_FEWEST_ROUNDS, min(rounds, _ROUGH_CELLS // rough.cells))
+    rounds = max(_FEWEST_ROUNDS, min(rounds, _ROUGH_CELLS // rough.cells)) if rounds > 1 else 1
     found = _rounds(rough, prices, (ceiling, gap_ratio, rounds), out_of_time)
     found.value = exact.value(found.prices)
-    if (
-        prices.any()
-    ):  # those of the last clearing may have been better than what the rough search made of them
-        before = exact.value(prices)
-        if before.bound > found.value.bound:
-            found.prices, found.value = prices, before
     return found
 
 

@@ -27,6 +27,7 @@ BACK_OFF_JOBS = 4.0
 # Beyond so many, what is old counts half: for the newest of the most alike (sweeps and retries come in a
 # row), for narrow groups, for wide ones.
 RECENT_LIMIT, NARROW_LIMIT, WIDE_LIMIT = 8.0, 128.0, 512.0
+DEADLINES_NEEDED = 8.0  # jobs with a deadline that must have ended before theirs say anything of others
 RATIO_BACK_OFF_JOBS = 3.0  # of jobs with an estimate: until then it is believed
 
 _BINS = 23 * BINS_PER_DOUBLING  # up to 97 days
@@ -87,11 +88,17 @@ def count(history: History, job: Job, length_s: float) -> None:
     for name in names:
         add(history.lengths, name, bin, _limit(name))
     if estimate_s := job.task.duration_s:
-        doublings = math.log2(max(0.5, length_s) / estimate_s)
-        limit = _RATIO_DOUBLINGS * BINS_PER_DOUBLING
-        bin = max(-limit, min(limit, round(BINS_PER_DOUBLING * doublings)))
         for name in (names[1], (job.tenant,)):
-            add(history.ratios, name, bin, _limit(name))
+            add(history.ratios, name, _ratio_bin(length_s, estimate_s), _limit(name))
+    elif deadline_s := job.task.deadline_s:
+        for name in ((), (job.tenant,)):
+            add(history.deadlines, name, _ratio_bin(length_s, deadline_s), _limit(name))
+
+
+def _ratio_bin(length_s: float, said_s: int) -> int:
+    doublings = math.log2(max(0.5, length_s) / said_s)
+    limit = _RATIO_DOUBLINGS * BINS_PER_DOUBLING
+    return max(-limit, min(limit, round(BINS_PER_DOUBLING * doublings)))
 
 
 def true_length_s(state: State, run: Run) -> float | None:
@@ -143,8 +150,47 @@ def forecast(history: History, tenant: str, task: Task, policy: Policy) -> Forec
         return found or _remember(history, key, _by_estimate(tallies, float(task.duration_s)))
     tallies = [history.lengths.get(name) for name in names]
     key = (names, policy.default_duration_s, *(tally.shown_at if tally else 0 for tally in tallies))
-    found = history.memo.get(key)
-    return found or _remember(history, key, _by_groups(names, tallies, policy.default_duration_s))
+    found = history.memo.get(key) or _remember(
+        history, key, _by_groups(names, tallies, policy.default_duration_s)
+    )
+    if task.deadline_s is not None:
+        by_deadline = _by_deadline(history, tenant, rounded_deadline_s(task.deadline_s))
+        if by_deadline is not None and _spread(by_deadline) < _spread(found):
+            return by_deadline
+    return found
+
+
+def rounded_deadline_s(deadline_s: int) -> int:
+    """The deadline within two per cent: jobs whose deadlines are as near as that share a forecast."""
+    return int(2.0 ** (round(16 * math.log2(max(1, deadline_s))) / 16))
+
+
+def _spread(forecast: Forecast) -> float:
+    """How little is known: nine in ten against one in ten."""
+    return forecast.p90_s / max(1.0, forecast.p10_s)
+
+
+def _by_deadline(history: History, tenant: str, deadline_s: int) -> Forecast | None:
+    """The time until the deadline times what such times turned out to be: who sets a deadline knows what he
+    submits. None where too few have ended.
+    """
+    tallies = [history.deadlines.get(name) for name in ((), (tenant,))]
+    if tallies[0] is None or tallies[0].shown_weight < DEADLINES_NEEDED:
+        return None
+    key = ("deadline", tenant, deadline_s, *(tally.shown_at if tally else 0 for tally in tallies))
+    found: Forecast | None = history.memo.get(key)
+    if found is None:
+        parts = np.zeros(2 * _RATIO_DOUBLINGS * BINS_PER_DOUBLING + 1)
+        for tally in tallies:
+            if tally is not None:
+                parts *= BACK_OFF_JOBS / max(1e-9, parts.sum()) if parts.any() else 0.0
+                for bin, counted in tally.shown.items():
+                    parts[bin + _RATIO_DOUBLINGS * BINS_PER_DOUBLING] += counted
+        edges = deadline_s * 2.0 ** ((np.arange(len(parts) + 1) - 0.5) / BINS_PER_DOUBLING - _RATIO_DOUBLINGS)
+        basis = f"its deadline, and what came of {tallies[0].shown_at:,} others with one"
+        made = in_bins(edges.tolist(), parts, basis=basis, weight=tallies[0].shown_weight)
+        found = _remember(history, key, made)
+    return found
 
 
 def _remember(history: History, key: Name | tuple[object, ...], made: Forecast) -> Forecast:

@@ -13,7 +13,17 @@ import msgspec
 from suan.grid import fact as f
 from suan.grid.account import Entry, Key, Tenant
 from suan.grid.artifact import Transfer, TransferPhase, artifact_name
-from suan.grid.job import TERMINAL_PHASES, EndCause, Job, JobPhase, Run, RunPhase, demand, is_flexible
+from suan.grid.job import (
+    TERMINAL_PHASES,
+    EndCause,
+    Job,
+    JobPhase,
+    Priority,
+    Run,
+    RunPhase,
+    demand,
+    is_flexible,
+)
 from suan.grid.queue import Queue
 from suan.grid.site import Site, SitePhase
 from suan.grid.state import State
@@ -252,6 +262,8 @@ def _place(state: State, fact: f.RunPlaced) -> None:
     _count_devices(state, run, +1)
     if is_flexible(job.task):
         state.flexible_runs[run.id] = None
+    if job.task.priority == Priority.VALLEY:
+        state.valley_runs[run.id] = None
     state.jobs[job.id] = replace(
         job, phase=JobPhase.PLACED, runs=(*job.runs, run.id), considered=fact.considered
     )

@@ -80,9 +80,7 @@ def _again(book: Book, found: Climb, rank: Counts, choice: tuple[int, int]) -> b
             wanted = left.copy()
             at = book.desk_at(found.prices * weight)
             rows = kept + commit(at, np.array(turns, dtype=np.int64), free, wanted)
-            cost = book.cost_of(rows, wanted)
-            if cost < book.cost * (1 - 1e-9):
-                book.rows, book.cost = rows, cost
+            if book.keep(rows, placements(rows, merged=False), wanted):
                 return True
     return False
 

@@ -20,6 +20,7 @@ from suan.rules.slots import Floats
 AnyFloats = npt.NDArray[np.floating]
 
 _CHUNK_CELLS = 1 << 15  # of a block of shapes x candidates: stays in a core's cache
+_ROUGH_STEP = 0.1  # between the logarithms of the run lengths that a rough search knows
 _ON_TIME_S = 1e-3  # a finish at the deadline is in time, whatever floating point makes of it
 
 
@@ -43,8 +44,6 @@ class Shapes:
 
     pool: Counts
     run: Floats
-    length: Counts  # which of the run lengths
-    strip: Counts  # which of the (pool, run length) pairs
     waiting: Floats
     late: Floats
     late_fixed: Floats
@@ -136,10 +135,8 @@ def _shapes(question: Question, rows: Rows) -> tuple[Shapes, Counts]:
     picked, inverse = distinct(columns)
     _, where, run, waiting, late, fixed, due, ready = (column[picked] for column in columns)
     pool = where.astype(np.int64)
-    _, length = np.unique(run, return_inverse=True)
-    _, strip = np.unique(pool * (length.max(initial=0) + 1) + length, return_inverse=True)
     return Shapes(
-        pool=pool, run=run, length=length, strip=strip, waiting=waiting, late=late,
+        pool=pool, run=run, waiting=waiting, late=late,
         late_fixed=fixed, due=due, ready=ready,
     ), inverse  # fmt: skip
 
@@ -191,7 +188,10 @@ class View:
     """What a search looks at and what does not change from round to round, in `dtype`."""
 
     dtype: type[np.floating]
-    rough: bool  # starts at edges only: fit to find prices, not for a bound
+    rough: bool  # starts at edges only, lengths rounded: fit to find prices, not for a bound
+    strip: Counts  # of each shape
+    length: Counts  # of each shape
+    stretch: AnyFloats  # of each shape: its length over the one that was searched
     times: npt.NDArray[np.floating]  # (lengths, candidates)
     masked: npt.NDArray[np.bool_]  # starts before the first edge
     plus: Counts  # (lengths, S + 1): where the end of a run that starts at an edge falls
@@ -210,8 +210,9 @@ class View:
 def _view(layout: Layout, *, rough: bool) -> View:
     shapes, edges = layout.shapes, layout.edges
     dtype: type[np.floating] = np.float32 if rough else np.float64
-    runs = np.unique(shapes.run)
-    _, lead = np.unique(shapes.strip, return_index=True)
+    near = np.exp(np.round(np.log(shapes.run) / _ROUGH_STEP) * _ROUGH_STEP) if rough else shapes.run
+    runs, length = np.unique(near, return_inverse=True)
+    _, lead, strip = np.unique(shapes.pool * len(runs) + length, return_index=True, return_inverse=True)
     ends, starts = edges + runs[:, None], edges - runs[:, None]
     plus = np.searchsorted(edges, ends, side="right") - 1
     minus = np.clip(np.searchsorted(edges, starts, side="right") - 1, 0, None)
@@ -223,6 +224,9 @@ def _view(layout: Layout, *, rough: bool) -> View:
     return View(
         dtype=dtype,
         rough=rough,
+        strip=strip,
+        length=length,
+        stretch=(shapes.run / near).astype(dtype)[:, None],
         times=np.maximum(times, 0.0).astype(dtype),
         masked=times < 0,
         plus=plus,
@@ -230,7 +234,7 @@ def _view(layout: Layout, *, rough: bool) -> View:
         minus=minus,
         minus_part=(starts - edges[minus]).astype(dtype),
         strip_pool=shapes.pool[lead],
-        strip_length=shapes.length[lead],
+        strip_length=length[lead],
         plain=plain,
         blocks=[slice(low, min(low + step, plain if low < plain else count)) for low in lows],
         waiting=shapes.waiting.astype(dtype)[:, None],
@@ -277,12 +281,14 @@ def _block(
     layout: Layout, seen: View, running: tuple[AnyFloats, AnyFloats], part: slice, out: tuple[Floats, Floats]
 ) -> None:
     shapes = layout.shapes
-    strip = shapes.strip[part]  # by pool and length, so the strips of a block lie together
+    strip = seen.strip[part]  # by pool and length, so the strips of a block lie together
     low = int(strip[0])
     strips = _strips(seen, running, slice(low, int(strip[-1]) + 1))
-    times = seen.times[shapes.length[part]]
-    cost = times * seen.waiting[part]
-    cost += strips if len(strips) == len(strip) else strips[strip - low]
+    times = seen.times[seen.length[part]]
+    cost = strips[strip - low]
+    if seen.rough:
+        cost *= seen.stretch[part]
+    cost += times * seen.waiting[part]
     if seen.unready[part].any():
         np.copyto(cost, np.inf, where=times < seen.ready[part])
     if part.start >= seen.plain:
@@ -300,10 +306,9 @@ def _block(
 def at_edges(layout: Layout, seen: View, running: tuple[AnyFloats, AnyFloats], chosen: Counts) -> AnyFloats:
     """(chosen, S + 1): what one device of each chosen shape costs from each edge on, by a rough view."""
     shapes = layout.shapes
-    length = shapes.length[chosen]
-    times = seen.times[length]
-    cost = times * seen.waiting[chosen]
-    cost += _strips(seen, running, shapes.strip[chosen])
+    times = seen.times[seen.length[chosen]]
+    cost = _strips(seen, running, seen.strip[chosen]) * seen.stretch[chosen]
+    cost += times * seen.waiting[chosen]
     np.copyto(cost, np.inf, where=times < seen.ready[chosen])
     if np.isfinite(shapes.due[chosen]).any():
         late = times - (shapes.due[chosen] - shapes.run[chosen]).astype(seen.dtype)[:, None]

@@ -89,7 +89,7 @@ def _rows(cycle: Cycle, slots: Slots) -> list[_Row]:
                 break
             task = job.task
             length_s, due_s, bucket, slot = cycle.length_s(job), math.inf, 0, 0
-            if task.duration_s is not None:
+            if task.duration_s is not None or task.deadline_s is not None:
                 bucket = round(_LENGTHS_PER_DOUBLING * math.log2(max(1.0, length_s)))
             if task.deadline_s is not None:
                 due_s = float(job.submitted_at_s + task.deadline_s)

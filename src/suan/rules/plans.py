@@ -5,11 +5,11 @@ Knows which orders are worth a try. How jobs find their place is `commit.py`.
 
 import numpy as np
 
-from suan.rules.bulk import commit_bulk
+from suan.rules.bulk import Crew, commit_bulk
 from suan.rules.commit import Desk, Row, commit, desk, fresh, placements
 from suan.rules.dual import Climb, Field
 from suan.rules.layout import Layout
-from suan.rules.question import Counts, cost_of
+from suan.rules.question import Counts, Placements, cost_of
 from suan.rules.slots import Floats
 
 # Up to so many jobs each is placed by itself; above, classes are placed in pieces.
@@ -22,7 +22,8 @@ class Book:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.rows: list[Row] = []
+        self.plan: Placements = placements([])
+        self.rows: list[Row] = []  # of the plan, where jobs were placed one by one
         self.cost = np.inf
         self.coarse = int(layout.question.counts.sum()) > _FINE_JOBS
         self._exact = Field(layout)
@@ -31,20 +32,27 @@ class Book:
     def attempt(self, prices: Floats, turns: Counts) -> None:
         """Commits in these turns at these prices; the plan is kept when it is cheaper."""
         free, left = fresh(self.layout.question)
-        place = commit_bulk if self.coarse else commit
-        rows = place(self.desk_at(prices), turns, free, left)
-        cost = self.cost_of(rows, left)
-        if cost < self.cost:
-            self.rows, self.cost = rows, cost
+        if self.coarse:
+            crew = Crew(self.layout.question.counts)
+            commit_bulk(self.desk_at(prices), turns, free, left, crew)
+            self.keep([], crew.plan(), left)
+        else:
+            rows = commit(self.desk_at(prices), turns, free, left)
+            self.keep(rows, placements(rows), left)
 
-    def cost_of(self, rows: list[Row], left: Counts) -> float:
-        """What a plan costs, jobs without a place included."""
-        cost = float(cost_of(self.layout.question, placements(rows, merged=False)).sum())
+    def keep(self, rows: list[Row], plan: Placements, left: Counts) -> bool:
+        """Whether the plan is cheaper than what there was; then it is kept. Jobs without a place cost more
+        than any place does.
+        """
+        cost = float(cost_of(self.layout.question, plan).sum())
         missed = left[self.layout.rows.of]
         if missed.any():
             least = self._exact.value(np.zeros(self.layout.capacity.shape)).least
             cost += float(missed @ np.abs(least)) * _MISSED
-        return cost
+        cheaper = cost < self.cost * (1 - 1e-9) if self.cost > 0 else cost < self.cost
+        if cheaper:
+            self.rows, self.plan, self.cost = rows, plan, cost
+        return cheaper
 
     def desk_at(self, prices: Floats, costs: Floats | None = None) -> Desk:
         """For commits at these prices; `costs` are the rows' at them, if known."""

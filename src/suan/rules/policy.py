@@ -17,7 +17,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     shift_horizon_s: int = 86_400  # how far ahead a deferrable job looks for a cheaper hour
     ageing_s: int = 6 * 3600  # a job that has waited so long counts one priority class higher
     starvation_s: int = 86_400  # who has waited so long in one stretch goes before everybody, oldest first
-    urgency_s: int = 4 * 3600  # slack at which a deadline presses 1/e as much as at the last moment
+    urgency_s: int = 3600  # slack at which a deadline presses 1/e as much as at the last moment
     clear_every_s: int = 900  # the market is cleared again after so long, while anybody waits
     clear_classes: int = 400  # classes of jobs that take part in one clearing, the most work first
     clear_rounds: int = 60  # of price adjustment in one clearing, at most

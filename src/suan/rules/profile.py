@@ -61,6 +61,18 @@ class Profile:
         free[low:high] -= devices
         self.free = free
 
+    def take_until(self, start_s: int, ends_s: Seconds, devices: int) -> None:
+        """So many fewer from the start to each of the ends."""
+        ends_s = np.sort(ends_s)
+        head = int(self.times.searchsorted(start_s, side="right"))
+        times = np.concatenate([self.times, np.array([start_s], dtype=np.int64), ends_s])
+        times = np.unique(times)
+        free = self.free[self.times.searchsorted(times, side="right") - 1]
+        first = int(times.searchsorted(start_s, side="left"))
+        free[first:] -= devices * (len(ends_s) - ends_s.searchsorted(times[first:], side="right"))
+        self.times, self.free = times, free
+        assert head > 0, "nothing is known before the first step"
+
     def _split(self, at_s: int) -> int:
         index = int(self.times.searchsorted(at_s, side="left"))
         if index == len(self.times) or self.times[index] != at_s:

@@ -47,6 +47,17 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return np.broadcast_to(np.maximum(ready, self.slots.start_s), self.devices.shape)
 
 
+class Supply(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What the pools have and cost; see `Question`."""
+
+    slots: Slots
+    machine_microyuan_per_device_s: Floats  # (P,)
+    energy_microyuan_per_device: Floats  # (P, S + 1)
+    energy_microyuan_per_device_s_after: Floats  # (P,)
+    free: Counts  # (P, S)
+    speed_ratio: Floats  # (P,): a job takes its `run_s` over this
+
+
 class Limit(msgspec.Struct, frozen=True, kw_only=True):
     """When to stop looking for something better."""
 
@@ -109,7 +120,7 @@ def cost_of(question: Question, plan: Placements) -> Floats:
     return np.asarray(plan.counts * each, dtype=np.float64)
 
 
-def energy_at(question: Question, pool: int, at_s: Floats) -> Floats:
+def energy_at(question: Question | Supply, pool: int, at_s: Floats) -> Floats:
     """Micro-yuan that one busy device of a pool costs from the first edge until each moment."""
     edges = question.slots.edges_s
     inside = np.interp(at_s, edges, question.energy_microyuan_per_device[pool])

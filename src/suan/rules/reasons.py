@@ -8,6 +8,7 @@ from suan.rules.move import Move, again_at_s, transfer_id
 from suan.rules.supply import Supply
 
 DEVICES = "devices"
+QUOTA = "quota"
 
 
 def nowhere(unfit: dict[str, Reason]) -> Reason:

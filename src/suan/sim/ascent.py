@@ -6,7 +6,7 @@ not negative make a true floor; how high it is, the caller sums over the true jo
 Source: Held, Wolfe and Crowder, "Validation of subgradient optimization", Mathematical Programming 6 (1974).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -27,14 +27,13 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
     devices: Floats
 
 
-def ascend(classes: Sequence[Classes], rates: Floats, capacity: Floats) -> Iterator[Floats]:
-    """Prices worth trying, by pool and hour: those of the best step, and of the steps' later average."""
+def ascend(classes: Sequence[Classes], rates: Floats, capacity: Floats) -> Floats:
+    """The prices, by pool and hour, of the step whose floor for the classes was the highest."""
     spread = float(np.quantile(rates, 0.95) - np.quantile(rates, 0.05)) or float(np.abs(rates).mean()) * 0.1
     prices = np.zeros_like(rates)
     best, best_value = prices, -np.inf
-    total, count = np.zeros_like(rates), 0
     length = _FIRST_STEP_RATIO * spread
-    for step in range(STEPS):
+    for _ in range(STEPS):
         cost, usage = _respond(classes, rates + prices)
         value = cost - float((prices * capacity[:, None]).sum())
         if value > best_value:
@@ -42,10 +41,7 @@ def ascend(classes: Sequence[Classes], rates: Floats, capacity: Floats) -> Itera
         excess = np.minimum(usage / capacity[:, None] - 1, _MOST_EXCESS)
         prices = np.maximum(0.0, prices + length * excess)
         length *= _KEPT
-        if step >= STEPS // 3:
-            total, count = total + prices, count + 1
-    yield best
-    yield total / count
+    return best
 
 
 def _respond(classes: Sequence[Classes], rates: Floats) -> tuple[float, Floats]:

@@ -97,10 +97,8 @@ def cost_lower_bound_microyuan(simulation: "Simulation", done: list[Job]) -> int
     if problem.rates.min(initial=0.0) < 0:  # work that is thrown away earns where the price is below nought
         lost_device_s = sum(site.lost_device_s for site in simulation.sites.values())
         total += problem.rates.min() * lost_device_s / HOUR_S
-    nothing = np.zeros_like(problem.rates)
-    best = floor(problem, nothing)
-    for prices in ascend(_classes(problem), problem.rates, problem.devices):
-        best = max(best, floor(problem, prices))
+    prices = ascend(_classes(problem), problem.rates, problem.devices)
+    best = max(floor(problem, np.zeros_like(prices)), floor(problem, prices))
     return int(np.floor(total + best))
 
 

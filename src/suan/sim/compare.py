@@ -121,3 +121,19 @@ def _telling(decider: Decide, name: str, jobs: int, start_s: int, tell: Tell) ->
         return plan
 
     return telling
+
+
+def simulate(
+    world_path: Path,
+    jobs_path: Path,
+    policies: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    until_s: int | None = None,
+) -> list[dict[str, Any]]:
+    """One report a policy, in the order of `policies`; the default policy when there are none.
+
+    Raises: as `compare`.
+    """
+    outcomes = compare(world_path, jobs_path, policies, seed=seed, until_s=until_s)
+    return [outcome.report for outcome in outcomes]

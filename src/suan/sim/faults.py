@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from suan.grid.units import DAY_S
-from suan.sim.world import FaultTable
+from suan.sim.keys import FaultTable
 
 
 class Strike(msgspec.Struct, frozen=True, kw_only=True):

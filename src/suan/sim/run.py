@@ -7,7 +7,6 @@ The control plane is the real one. Nothing in it knows that its time is made up.
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from suan.control.loop import Grid
@@ -19,11 +18,10 @@ from suan.rules.admit import admit
 from suan.sim.clock import VirtualClock
 from suan.sim.faults import Faults, Strike
 from suan.sim.network import CUTS, MESSAGE_FAULTS, Network
-from suan.sim.policies import DEFAULT, NamedPolicy, named_policy
-from suan.sim.report import report
+from suan.sim.policies import NamedPolicy
 from suan.sim.site import SimulatedSite
-from suan.sim.trace import Arrival, make_trace, read_jobs
-from suan.sim.world import SiteWorld, World, read_world
+from suan.sim.trace import Arrival
+from suan.sim.world import SiteWorld, World
 
 _SILENT_FACTS = (f.RunStarted, f.RunPlaced, f.RunStopOrdered, f.TransferOrdered, f.Settled, f.ReplicaAdded)
 _MOST_ROUNDS = 1000  # of messages and plans within one instant; more means that they never come to rest
@@ -238,29 +236,6 @@ class Simulation:
             else:
                 site.forget_running(run)
             self.fired[strike.kind] += 1
-
-
-def simulate(
-    world_path: Path,
-    jobs_path: Path,
-    policies: Sequence[str] = (),
-    *,
-    seed: int = 0,
-    until_s: int | None = None,
-) -> list[dict[str, Any]]:
-    """One report a policy, in the order of `policies`; the default policy when there are none.
-
-    Raises: Refused for a world, a trace or a policy that cannot be used.
-    """
-    world, rows = read_world(world_path), read_jobs(jobs_path)
-    chosen = [named_policy(name, world.policies) for name in policies or (DEFAULT,)]
-    reports = []
-    for policy in chosen:
-        trace = make_trace(rows, world, oracle=policy.oracle)
-        simulation = Simulation(world, trace.arrivals, policy, seed=seed)
-        simulation.run(until_s)
-        reports.append(report(simulation, trace.impossible))
-    return reports
 
 
 def _site(site: SiteWorld, clock: VirtualClock) -> SimulatedSite:
