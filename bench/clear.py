@@ -21,11 +21,11 @@ from clear_cases import GRID_S, HOUR_S, queue, small, supply
 from clear_methods import METHODS, climb_by
 from report import Result, show
 
-from suan.rules.classes import classes_of
-from suan.rules.clear import clear
-from suan.rules.question import Limit, Placements, Question, cost_of
-from suan.rules.queue import clear_queue
-from suan.rules.slots import make_slots
+from suan.rules.clearing.classes import classes_of
+from suan.rules.clearing.clear import clear
+from suan.rules.clearing.question import Limit, Placements, Question, cost_of
+from suan.rules.clearing.queue import clear_queue
+from suan.rules.clearing.slots import make_slots
 
 MEDIAN_GAP, P99_GAP, SPEED_LIMIT_S = 0.03, 0.10, 2.0
 BEHIND_H = 24  # hours after the horizon in which the optimum may still start jobs

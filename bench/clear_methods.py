@@ -1,10 +1,10 @@
-"""Ways to move prices that were compared for the clearing; `rules/dual.py` has the one that was kept."""
+"""Ways to move prices that were compared for the clearing; `clearing/dual.py` has the one that was kept."""
 
 import numpy as np
 
-from suan.rules.dual import Field, climb
-from suan.rules.layout import Layout
-from suan.rules.question import Question
+from suan.rules.clearing.dual import Field, climb
+from suan.rules.clearing.layout import Layout
+from suan.rules.clearing.question import Question
 
 METHODS = ("kept: paced, momentum, hope", "subgradient, Polyak steps", "volume", "exponentiated gradient",
            "paced (AdaGrad), best fixed step")  # fmt: skip

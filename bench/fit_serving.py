@@ -276,7 +276,10 @@ def as_toml(rates: ServingRates, residual: ServingResidual, spreads: dict | None
         lines += [f"[spread.{kind}]"]
         lines += [f"{m} = [{pair[0]:.3f}, {pair[1]:.3f}]" for m, pair in values.items()]
     lines += ["", "# What was left over: measured over mechanics, shrunk towards 1."]
-    lines += ["# First tokens of streams, by engine alone; TensorRT-LLM's are in the mechanics.", "[residual_ttft]"]
+    lines += [
+        "# First tokens of streams, by engine alone; TensorRT-LLM's are in the mechanics.",
+        "[residual_ttft]",
+    ]
     for engine in Engine:
         factor = float(np.exp(residual.factors["ttft"][engine, 0, 0]))
         lines += [f"{engine.name.lower()} = {factor:.3f}"] if factor != 1.0 else []

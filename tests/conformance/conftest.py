@@ -1,7 +1,8 @@
 """The engines under test: one row each in ENGINES. A row says how to open the engine and what it can do.
 
 The suite speaks to `suan.ports.Engine` only. What needs real processes asks for the ability `processes`, what
-needs device indices for `devices`; an engine without an ability skips those tests and no others.
+needs device indices for `devices`, what looks into the local engine's own records for `supervisors`; an engine
+without an ability skips those tests and no others.
 """
 
 import time
@@ -10,15 +11,42 @@ from pathlib import Path
 
 import pytest
 from engine_site import EngineSite, open_local, processes_of
+from kubernetes_site import KubernetesOpener
+from postgres_server import MISSING, PostgresServer, find_postgres, serving_postgres
+from ray_site import RayOpener
 from simulated_site import SimulatedOpener
+from slurm_site import SlurmOpener
 
 from suan.ports import Engine
 
 # name -> (opens the engine on a folder, what it can do beyond the port)
 ENGINES: dict[str, tuple[Callable[[Path], Engine], frozenset[str]]] = {
-    "local": (open_local, frozenset({"processes", "devices"})),
+    "local": (open_local, frozenset({"processes", "devices", "supervisors"})),
+    "slurm": (
+        SlurmOpener(),
+        frozenset({"processes"}),
+    ),  # a real cluster; skipped where Slurm is not installed
+    "ray": (RayOpener(), frozenset({"processes"})),  # a real cluster; skipped where Ray is not installed
+    # A real control plane; skipped where its binaries are not found.
+    "kubernetes": (KubernetesOpener(), frozenset({"processes"})),
     "simulated": (SimulatedOpener(), frozenset({"devices"})),  # its time is the suite's, so no process runs
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _daemons() -> Iterator[None]:
+    """What openers have started for the session ends with it."""
+    yield
+    for opener, _ in ENGINES.values():
+        getattr(opener, "close", lambda: None)()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    if find_postgres() is None:
+        pytest.skip(MISSING)
+    with serving_postgres() as server:
+        yield server
 
 
 @pytest.fixture(params=ENGINES)
@@ -27,6 +55,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EngineSite]
     needed = {name for mark in request.node.iter_markers("needs") for name in mark.args}
     if missing := needed - abilities:
         pytest.skip(f"{request.param} has no {', '.join(sorted(missing))}")
+    if absent := getattr(opener, "missing", str)():
+        pytest.skip(f"{request.param} cannot be started: {absent}")
     pass_time = getattr(opener, "pass_time", time.sleep)
     site = EngineSite(request.param, tmp_path / "engine", abilities, opener, pass_time)
     yield site

@@ -61,7 +61,7 @@ class EngineSite:
         return LaunchSpec(**{**details, "command": command, **changes})
 
     def wait(
-        self, engine: Engine, run: str, phase: RunPhase = RunPhase.ENDED, timeout_s: float = 30
+        self, engine: Engine, run: str, phase: RunPhase = RunPhase.ENDED, timeout_s: float = 60
     ) -> EngineRun:
         """The run once it is in `phase` (an ended one is not waited for any longer)."""
         deadline_s = time.monotonic() + timeout_s
@@ -105,7 +105,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+def wait_until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """The first true answer."""
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:

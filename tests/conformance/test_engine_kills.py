@@ -28,6 +28,8 @@ from suan.engines.local import LocalEngine
 from suan.engines.record import RunRecord
 from suan.grid.job import EndCause, RunPhase
 
+pytestmark = pytest.mark.needs("supervisors")  # those of this machine, and their records
+
 
 @processes
 def test_a_killed_supervisor_is_a_lost_run_without_orphans(site: EngineSite, tmp_path: Path) -> None:

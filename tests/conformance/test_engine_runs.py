@@ -57,11 +57,10 @@ def test_what_cannot_start_says_why(site: EngineSite, tmp_path: Path) -> None:
 
 @processes
 def test_max_duration(site: EngineSite) -> None:
-    began_s = time.monotonic()
     ended, _ = site.run(site.spec(command="sleep 600", max_duration_s=1))
     assert ended.cause is EndCause.STOPPED
     assert "longer than 1 s" in ended.detail
-    assert time.monotonic() - began_s < 8
+    assert ended.ended_at_s - ended.started_at_s < 8
 
 
 ALLOCATE = f"{sys.executable} -c \"x = bytearray(400 << 20); import time; time.sleep(30); print('survived')\""
@@ -171,7 +170,8 @@ def test_cpu_devices_are_pinned(site: EngineSite) -> None:
     report = f'{sys.executable} -c "import os; print(os.sched_getaffinity(0))"; echo $OMP_NUM_THREADS'
     cores = sorted(os.sched_getaffinity(0))
     ended, log = site.run(site.spec(command=report, devices_per_node=1))
-    assert log == f"{{{cores[ended.devices[0] % len(cores)]}}}\n1\n"
+    if "devices" in site.abilities:  # else the cluster pins, as its own configuration says
+        assert log == f"{{{cores[ended.devices[0] % len(cores)]}}}\n1\n"
     _, log = site.run(site.spec(command="echo $OMP_NUM_THREADS", devices_per_node=4))
     assert log == "4\n"
     _, log = site.run(
@@ -203,7 +203,7 @@ def test_two_nodes_know_their_ranks_and_meet(site: EngineSite, tmp_path: Path) -
         site.spec("pair", f"{sys.executable} {tmp_path}/meet.py", nodes=2, devices_per_node=2)
     )
     assert ended.exit_code == 0, log
-    assert len(ended.devices) == 4
+    assert len(ended.devices) == (4 if "devices" in site.abilities else 0)
     first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1))
     assert (
         second["RANK"]
@@ -214,7 +214,8 @@ def test_two_nodes_know_their_ranks_and_meet(site: EngineSite, tmp_path: Path) -
     )
     assert first["LOCAL_RANK"] == second["LOCAL_RANK"] == "0"
     assert first["WORLD_SIZE"] == first["SUAN_NUM_NODES"] == first["SUAN_DEVICES_PER_NODE"] == "2"
-    assert first["SKYPILOT_NODE_IPS"].split() == ["127.0.0.1"] * 2
+    addresses = first["SKYPILOT_NODE_IPS"].split()
+    assert len(addresses) == 2 and all(address.startswith("127.0.0.") for address in addresses)
     assert (first["SUAN_RUN_ID"], first["SUAN_JOB_ID"], first["SUAN_POOL"]) == ("pair", "job-1", "pool")
 
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
+import psycopg
 import pytest
 from fact_samples import CLASSES, facts_of
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +19,7 @@ from suan.grid.error import NotNow, Refused
 from suan.grid.fact import Metered, SiteHeard, SiteSilent, TransferEnded
 from suan.journals.codec import decode, encode
 from suan.journals.memory import MemoryJournal
+from suan.journals.postgres import open_alone
 from suan.journals.sqlite import SqliteJournal
 
 KILLS = 12
@@ -28,11 +29,53 @@ def silent(*sites: int) -> list[SiteSilent]:
     return [SiteSilent(at_s=number, site=f"s{number}") for number in sites]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def journal(request, tmp_path):
-    opened = MemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "journal.db")
+class SqlitePlace:
+    """Where a journal in a file lies."""
+
+    def __init__(self, folder):
+        self.address = str(folder / "journal.db")
+
+    def open(self):
+        return SqliteJournal(self.address)
+
+    def alter(self, statement):
+        with sqlite3.connect(self.address) as db:
+            rows = db.execute(statement).fetchall()
+        db.close()
+        return rows
+
+
+class PostgresPlace:
+    """Where a journal in a database lies."""
+
+    def __init__(self, address):
+        self.address = address
+
+    def open(self):
+        return open_alone(self.address)
+
+    def alter(self, statement):
+        with psycopg.connect(self.address) as db:
+            cursor = db.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+
+def place_named(name, request):
+    if name == "sqlite":
+        return SqlitePlace(request.getfixturevalue("tmp_path"))
+    return PostgresPlace(request.getfixturevalue("postgres").new_database())
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def journal(request):
+    opened = MemoryJournal() if request.param == "memory" else place_named(request.param, request).open()
     yield opened
     opened.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request):
+    return place_named(request.param, request)
 
 
 @pytest.fixture
@@ -103,7 +146,7 @@ def test_every_fact_survives_the_codec(fact):
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
-def test_every_class_of_fact_survives_the_file(kind, path):
+def test_every_class_of_fact_survives_the_file(kind, place):
     drawn = []
 
     @given(fact=facts_of(kind))
@@ -112,41 +155,41 @@ def test_every_class_of_fact_survives_the_file(kind, path):
         drawn.append(fact)
 
     draw()
-    with_journal(path, lambda journal: journal.append(drawn, 0))
-    assert with_journal(path, lambda journal: list(journal.read())) == list(enumerate(drawn, 1))
+    with_journal(place, lambda journal: journal.append(drawn, 0))
+    assert with_journal(place, lambda journal: list(journal.read())) == list(enumerate(drawn, 1))
 
 
 # ---------------------------------------------------------------- the durable ones
 
 
-def test_reopened_it_is_as_it_was(path):
+def test_reopened_it_is_as_it_was(place):
     with_journal(
-        path, lambda journal: (journal.append(silent(1, 2), 0), journal.sync(), journal.append(silent(3), 2))
+        place, lambda journal: (journal.append(silent(1, 2), 0), journal.sync(), journal.append(silent(3), 2))
     )
-    assert with_journal(path, lambda journal: (journal.head(), list(journal.read()))) == (
+    assert with_journal(place, lambda journal: (journal.head(), list(journal.read()))) == (
         3,
         list(enumerate(silent(1, 2, 3), 1)),
     )
 
 
-def test_a_second_writer_is_refused_by_name(path):
-    first = SqliteJournal(path)
+def test_a_second_writer_is_refused_by_name(place):
+    first = place.open()
     with pytest.raises(Refused) as refusal:
-        SqliteJournal(path)
+        place.open()
     assert refusal.value.code == "journal_in_use"
-    assert str(path) in refusal.value.what and refusal.value.fields["path"] == str(path)
+    assert refusal.value.fields["path"] in refusal.value.what
     first.append(silent(1), 0)
     first.close()
     first.close()
-    assert with_journal(path, lambda journal: journal.head()) == 1
+    assert with_journal(place, lambda journal: journal.head()) == 1
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_what_a_replay_could_not_read_is_refused_whole(path, number):
+def test_what_a_replay_could_not_read_is_refused_whole(place, number):
     poison = TransferEnded(at_s=1, transfer="t"), Metered(at_s=number, run="r", tenant="t")
-    refusal = refusal_of(lambda: with_journal(path, lambda journal: journal.append(poison, 0)))
+    refusal = refusal_of(lambda: with_journal(place, lambda journal: journal.append(poison, 0)))
     assert refusal.code == "bad_fact" and "Metered" in refusal.what
-    assert with_journal(path, lambda journal: journal.head()) == 0
+    assert with_journal(place, lambda journal: journal.head()) == 0
     with pytest.raises(Refused):
         encode(SiteHeard(at_s=1, site="\ud800"))
 
@@ -160,55 +203,55 @@ def test_what_a_replay_could_not_read_is_refused_whole(path, number):
         ("UPDATE fact SET format = 2 WHERE seq = 5", "journal_too_new", "fact 5"),
     ],
 )
-def test_a_damaged_fact_is_named_and_those_before_it_are_read(path, damage, code, says):
-    with_journal(path, lambda journal: journal.append(silent(*range(1, 7)), 0))
-    alter(path, damage)
+def test_a_damaged_fact_is_named_and_those_before_it_are_read(place, damage, code, says):
+    with_journal(place, lambda journal: journal.append(silent(*range(1, 7)), 0))
+    place.alter(damage)
     read = []
-    refusal = refusal_of(lambda: with_journal(path, lambda journal: read.extend(journal.read())))
+    refusal = refusal_of(lambda: with_journal(place, lambda journal: read.extend(journal.read())))
     assert (refusal.code, bool(refusal.hint)) == (code, True) and says in refusal.what
     assert [sequence for sequence, _ in read] == list(range(1, refusal.fields["sequence"]))
 
 
-def test_the_tables_of_a_later_version_are_left_alone(path):
-    with_journal(path, lambda journal: journal.append(silent(1), 0))
-    alter(path, "INSERT INTO journal_layout (version) VALUES (99)")
-    before = path.read_bytes()
-    assert refusal_of(lambda: SqliteJournal(path)).code == "journal_too_new"
-    assert path.read_bytes() == before
+def test_the_tables_of_a_later_version_are_left_alone(place):
+    with_journal(place, lambda journal: journal.append(silent(1), 0))
+    place.alter("INSERT INTO journal_layout (version) VALUES (99)")
+    assert refusal_of(place.open).code == "journal_too_new"
+    assert place.alter("SELECT count(*), max(seq) FROM fact") == [(1, 1)]
+    assert place.alter("SELECT max(version) FROM journal_layout") == [(99,)]
 
 
 def test_other_files_are_left_alone(path, tmp_path):
     path.write_text("not a database at all, " * 100)
     assert refusal_of(lambda: SqliteJournal(path)).code == "journal_corrupt"
     other = tmp_path / "other.db"
-    alter(other, "CREATE TABLE fact (seq INTEGER)")
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE fact (seq INTEGER)")
+    db.close()
     assert refusal_of(lambda: SqliteJournal(other)).code == "not_a_journal"
     assert refusal_of(lambda: SqliteJournal(tmp_path / "no" / "j.db")).code == "journal_unwritable"
 
 
-def test_stored_facts_can_be_asked_with_plain_sql(path):
-    with_journal(path, lambda journal: journal.append(silent(1, 2), 0))
-    with sqlite3.connect(path) as db:
-        bodies = [json.loads(body) for (body,) in db.execute("SELECT body FROM fact ORDER BY seq")]
-    db.close()
+def test_stored_facts_can_be_asked_with_plain_sql(place):
+    with_journal(place, lambda journal: journal.append(silent(1, 2), 0))
+    bodies = [json.loads(body) for (body,) in place.alter("SELECT body FROM fact ORDER BY seq")]
     assert [body["site"] for body in bodies] == ["s1", "s2"]
 
 
-def test_what_was_not_synced_is_gone_after_a_kill(path):
+def test_what_was_not_synced_is_gone_after_a_kill(place):
     script = WRITER.replace("BATCH", "5").replace("ROUNDS", "1")
-    with running(script, path) as writer:
+    with running(script, place) as writer:
         assert writer.stdout.readline() == "5\n"
         assert writer.stdout.readline() == "unsynced 8\n"
         writer.kill()
         writer.wait()
-    assert with_journal(path, lambda journal: (journal.head(), len(list(journal.read())))) == (5, 5)
+    assert with_journal(place, lambda journal: (journal.head(), len(list(journal.read())))) == (5, 5)
 
 
-def test_killed_at_any_moment_it_keeps_every_synced_fact_without_a_gap(path):
+def test_killed_at_any_moment_it_keeps_every_synced_fact_without_a_gap(place):
     luck = random.Random(20)
     kills, head = 0, 0
     while kills < KILLS:
-        with running(WRITER.replace("BATCH", "7").replace("ROUNDS", "10**9"), path) as writer:
+        with running(WRITER.replace("BATCH", "7").replace("ROUNDS", "10**9"), place) as writer:
             synced = int(writer.stdout.readline())
             time.sleep(luck.uniform(0, 0.06))
             writer.send_signal(signal.SIGKILL)
@@ -217,7 +260,7 @@ def test_killed_at_any_moment_it_keeps_every_synced_fact_without_a_gap(path):
         kills += 1
         whole = [line for line in rest.splitlines(keepends=True) if line.endswith("\n")]
         synced = max([synced, *map(int, whole)])
-        facts = with_journal(path, lambda journal: list(journal.read()))
+        facts = with_journal(place, lambda journal: list(journal.read()))
         assert [sequence for sequence, _ in facts] == list(range(1, len(facts) + 1))
         assert all(fact.at_s == sequence for sequence, fact in facts)
         assert len(facts) >= synced > head and len(facts) % 7 == 0
@@ -226,11 +269,11 @@ def test_killed_at_any_moment_it_keeps_every_synced_fact_without_a_gap(path):
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_facts_are_read_in_about_a_second(path):
+def test_a_hundred_thousand_facts_are_read_in_about_a_second(place):
     facts = [
         TransferEnded(at_s=number, transfer=f"t-{number}", moved_bytes=number) for number in range(100_000)
     ]
-    journal = SqliteJournal(path)
+    journal = place.open()
     journal.append(facts, 0)
     journal.sync()
     began_s = time.process_time()
@@ -246,9 +289,12 @@ def test_a_hundred_thousand_facts_are_read_in_about_a_second(path):
 WRITER = """
 import sys
 from suan.grid.fact import SiteSilent
-from suan.journals.sqlite import SqliteJournal
 
-journal = SqliteJournal(sys.argv[1])
+if "://" in sys.argv[1]:
+    from suan.journals.postgres import open_alone as opened
+else:
+    from suan.journals.sqlite import SqliteJournal as opened
+journal = opened(sys.argv[1])
 for _ in range(ROUNDS):
     for _ in range(BATCH):
         head = journal.append([SiteSilent(at_s=journal.head() + 1, site="s")], journal.head())
@@ -264,8 +310,8 @@ sys.stdin.read()
 class running:
     """A writer in a process of its own, surely ended at the end."""
 
-    def __init__(self, script: str, path: Path) -> None:
-        command = [sys.executable, "-c", script, str(path)]
+    def __init__(self, script: str, place: SqlitePlace | PostgresPlace) -> None:
+        command = [sys.executable, "-c", script, place.address]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> subprocess.Popen:
@@ -276,8 +322,8 @@ class running:
         self.process.communicate()
 
 
-def with_journal(path, work):
-    journal = SqliteJournal(path)
+def with_journal(place, work):
+    journal = place.open()
     try:
         return work(journal)
     finally:
@@ -288,9 +334,3 @@ def refusal_of(work) -> Refused:
     with pytest.raises(Refused) as refusal:
         work()
     return refusal.value
-
-
-def alter(path, statement):
-    with sqlite3.connect(path) as db:
-        db.execute(statement)
-    db.close()

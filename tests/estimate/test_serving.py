@@ -208,6 +208,16 @@ def test_the_residual_can_be_switched_off_and_only_scales() -> None:
     )
 
 
+def test_how_an_engine_queues_is_not_held_against_it_where_latency_is_demanded() -> None:
+    load = {"n_accel": 8, "precision": "fp8", "engine": "vLLM", "isl": 294, "osl": 294, "req_rate": 10}
+    factor = {}
+    for scenario in ("server", "interactive"):
+        cases = case(LLAMA_70B, "MI300X", scenario=scenario, **load)
+        corrected = estimate_serving(cases, residual=serving_residual())
+        factor[scenario] = corrected.ttft_ms[0] / estimate_serving(cases).ttft_ms[0]
+    assert factor["server"] > 1.2 and factor["interactive"] == pytest.approx(1)
+
+
 def test_an_offline_wish_for_a_rate_is_not_looked_at() -> None:
     load = {"n_accel": 8, "precision": "fp8", "isl": 294, "osl": 294, "scenario": "offline"}
     wished = estimate(LLAMA_70B, "H100-SXM", req_rate=1.0, **load)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suan.estimate.cases import Kind, Shapes
@@ -138,6 +138,7 @@ def test_rows_get_head_widths_dense_layers_and_feed_forwards_from_their_size() -
     assert parameters(shapes).total[:3] / 1e9 == pytest.approx([235.1, 116.8, 671], rel=0.005)
 
 
+@settings(deadline=None)
 @given(params=st.floats(0.1, 2000), active=st.floats(0.02, 1))
 def test_a_model_known_by_its_size_alone_has_about_that_size(params: float, active: float) -> None:
     row = {
@@ -155,8 +156,15 @@ def test_words_of_tables() -> None:
     assert precision_of("fp8(typical; see submission)").name == "FP8"
     assert precision_of("bf16+fp8").name == "FP8"
     assert recompute_of("full-block-10", 40) == (2, 0.25)
+    assert recompute_of("selective(op)", 32) == recompute_of("selective(layer)", 32) == (2, 0.5)
     assert attention_of("flash(cudnn)") != attention_of("flash(triton)") != attention_of("unfused")
     assert power_cap_w_of("H100-SXM-96-500W") == 500 and power_cap_w_of("A100-SXM-80") == 0
+
+
+def test_activations_are_split_too_where_nobody_says_and_the_software_can() -> None:
+    table = {"accel": ["A100-80GB"] * 3, "n_accel": ["8"] * 3, "params_b": ["7"] * 3, "tp": ["8"] * 3}
+    columns = {**table, "attn_impl": ["flash", "unfused", "unfused"], "seq_parallel": ["", "", "1"]}
+    assert read_rows(columns).cases.plans.sequence_parallel.tolist() == [1, 0, 1]
 
 
 def test_counting_leaves_given_sizes_alone() -> None:

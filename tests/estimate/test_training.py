@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suan.estimate.cases import Attention, Cases, Machines, Plans, Precision, Recompute, Shapes
+from suan.estimate.energy import kwh_per_step
 from suan.estimate.outcome import estimate_training
 from suan.estimate.rates import kind_index, kinds, rates
 from suan.estimate.shapes import counted
@@ -75,6 +76,17 @@ def test_what_costs_and_what_saves() -> None:
     assert seconds("H100", micro_batch=4, precision=Precision.FP8) < seconds("H100", micro_batch=4)
 
 
+def test_small_micro_batches_add_gradients_more_often_and_unfused_software_pays_more_for_it() -> None:
+    def memory_bound_s(micro: int, **plan: Any) -> float:
+        return float(step_time(case(tp=8, pp=4, micro_batch=micro, **plan)).memory_bound_s[0])
+
+    def lost(**plan: Any) -> float:
+        return memory_bound_s(1, **plan) - memory_bound_s(4, **plan)
+
+    assert lost(attention=Attention.UNFUSED) > 2 * lost(attention=Attention.FLASH) > 0
+    assert lost(attention=Attention.UNFUSED, adapters=1) == pytest.approx(0)
+
+
 def test_a_pipeline_waits_less_with_more_micro_batches_and_chunks() -> None:
     def bubble(**plan: Any) -> float:
         time = step_time(case(pp=4, **plan))
@@ -96,6 +108,8 @@ def test_a_capped_device_is_slower_but_not_by_the_whole_cap() -> None:
     capped = Cases(free.shapes, free.plans, machines, free.seq_len, free.global_batch)
     ratio = step_time(capped).total_s[0] / step_time(free).total_s[0]
     assert 1.2 < ratio < 2.0
+    drawn = [kwh_per_step(each, step_time(each))[0] / step_time(each).total_s[0] for each in (free, capped)]
+    assert 0.4 < drawn[1] / drawn[0] < 0.8  # the host draws what it did
 
 
 def test_many_at_once_are_the_same_as_one_by_one() -> None:

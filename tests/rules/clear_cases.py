@@ -7,9 +7,9 @@ starts every job on it: between such moments every cost is linear and no run end
 
 import numpy as np
 
-from suan.rules.classes import Jobs, Supply
-from suan.rules.question import Question
-from suan.rules.slots import Slots, make_slots
+from suan.rules.clearing.classes import Jobs
+from suan.rules.clearing.question import Question, Supply
+from suan.rules.clearing.slots import Slots, make_slots
 
 GRID_S = 1800
 HOUR_S = 3600

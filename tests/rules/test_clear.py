@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from suan.rules.clear import clear
-from suan.rules.question import NEVER, Answer, Limit, Question, cost_of
-from suan.rules.slots import Slots, make_slots
+from suan.rules.clearing.clear import clear
+from suan.rules.clearing.question import NEVER, Answer, Limit, Question, cost_of
+from suan.rules.clearing.slots import Slots, make_slots
 
 SEEDS = st.integers(min_value=0, max_value=1_000_000)
 QUICK = Limit(rounds=60, improvements=20, orders=3)

@@ -6,9 +6,10 @@ from clear_cases import queue, supply
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suan.rules.classes import Jobs, Supply, classes_of, starts_of
-from suan.rules.clear import clear
-from suan.rules.question import Limit
+from suan.rules.clearing.classes import Jobs, classes_of
+from suan.rules.clearing.clear import clear
+from suan.rules.clearing.question import Limit, Supply
+from suan.rules.clearing.queue import clear_queue, cost_of_jobs
 
 FEW = Limit(rounds=20, improvements=0, orders=1)
 
@@ -17,11 +18,12 @@ FEW = Limit(rounds=20, improvements=0, orders=1)
 def test_every_job_fits_where_its_class_is_placed(kind: str) -> None:
     pools = supply(1, 6)
     jobs = queue(2, 3_000, pools, load=0.5, kind=kind)
-    classes = classes_of(jobs, pools, most=150)
-    answer = clear(classes.question, floor=classes.floor, limit=FEW)
-    where, start_s = starts_of(jobs, classes, answer)
+    answer = clear_queue(jobs, pools, most=150, limit=FEW)
+    where, start_s = answer.pool, answer.start_s
     placed = where >= 0
-    assert placed.sum() == len(where) - answer.unplaced.sum()
+    assert placed.all()
+    assert answer.bound_microyuan <= answer.cost_microyuan
+    assert answer.cost_microyuan == pytest.approx(cost_of_jobs(jobs, pools, where, start_s).sum())
     assert (jobs.able[jobs.fit[placed], where[placed]] == 1).all()
     end_s = start_s + np.ceil(jobs.run_s / np.where(placed, pools.speed_ratio[where], 1.0))
     for pool, free in enumerate(pools.free):
@@ -41,10 +43,18 @@ def test_the_bound_by_classes_is_a_bound_for_the_jobs(seed: int) -> None:
     jobs = queue(seed, 120, pools, load=0.6)
     single = classes_of(jobs, pools, most=10**6)
     assert len(single.question.counts) == len(jobs.devices)
-    few = classes_of(jobs, pools, most=60)
-    coarse = clear(few.question, floor=few.floor, limit=FEW)
-    exact = clear(single.question, coarse.prices, limit=Limit(rounds=1))
-    assert coarse.bound_microyuan <= exact.bound_microyuan * (1 + 1e-9)
+    few = clear_queue(jobs, pools, most=60, limit=FEW)
+    exact = clear(single.question, few.prices, limit=Limit(rounds=1, orders=1, improvements=0))
+    assert few.bound_microyuan <= exact.bound_microyuan * (1 + 1e-9)
+
+
+def test_a_queue_is_cleared_the_same_way_twice() -> None:
+    pools = supply(5, 4)
+    jobs = queue(5, 2_500, pools, load=0.8)
+    one, two = (clear_queue(jobs, pools, most=120, limit=FEW) for _ in range(2))
+    assert one.bound_microyuan == two.bound_microyuan
+    assert np.array_equal(one.start_s, two.start_s)
+    assert np.array_equal(one.prices, two.prices)
 
 
 def test_members_lie_between_the_edges() -> None:

@@ -19,13 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from suan.control.clock import SystemClock
 from suan.control.commands import first_start, new_secret
-from suan.control.loop import Grid
+from suan.control.leader import Plane
+from suan.control.loop import Command, Grid
 from suan.engines.agent import Agent
 from suan.engines.direct import DirectDoor
 from suan.engines.runner import run_agent
 from suan.grid.error import Refused
 from suan.grid.fact import Fact
 from suan.grid.site import GRID_SITE
+from suan.grid.state import State
 from suan.journals.sqlite import SqliteJournal
 from suan.rules.policy import Policy
 from suan.stores.artifacts import ArtifactStore, open_store
@@ -44,6 +46,8 @@ class GridConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     folder: Path
+    journal: str = ""  # "" for FOLDER/grid.sqlite; postgres://… can be shared by several control planes
+    plane_url: str = ""  # how the other planes call this one, when that is not host and port
     host: str = "127.0.0.1"
     port: int = Field(default=8700, ge=0, le=65535)  # 0: a free one
     public_url: str = ""  # how others call it, when that is not host and port
@@ -151,20 +155,12 @@ def open_grid(config: GridConfig) -> OpenGrid:
         OSError
     ):  # another owner's folder: the secrets in it are closed to others all the same
         folder.chmod(0o700)
-    journal = SqliteJournal(folder / "grid.sqlite")
+    admin_key = folder / "admin.key"
+    grid, history = _shared_grid(config, admin_key) if config.journal else _own_grid(config, admin_key)
     try:
-        history = list(journal.read(max(0, journal.head() - _HISTORY_FACTS)))
-        secret = _secret(folder / "secret")
-        grid = Grid(journal, SystemClock(), policy_of(config), secret=secret.encode())
-        history.extend(journal.read(history[-1][0] if history else 0))
-        admin_key = folder / "admin.key"
-        if not grid.state.keys:
-            # The file first: a start that is cut off here does it again; the key is worth nothing until then.
-            _write_private(admin_key, new_secret())
-        grid.do(first_start(admin_key.read_text("utf-8").strip() if not grid.state.keys else ""))
         store = open_store(config.store or folder / "store")
     except BaseException:
-        journal.close()
+        grid.stop()
         raise
     door = _data_door(config, store)
     mover = ChunkMover(store)
@@ -176,6 +172,58 @@ def open_grid(config: GridConfig) -> OpenGrid:
     return OpenGrid(
         config, grid, logs, store, history, admin_key, door, mover, agent, direct, threading.Event()
     )
+
+
+def _own_grid(config: GridConfig, admin_key: Path) -> tuple[Grid, list[tuple[int, Fact]]]:
+    """(the grid on the folder's own journal, its newest facts)"""
+    journal = SqliteJournal(config.folder / "grid.sqlite")
+    try:
+        history = list(journal.read(max(0, journal.head() - _HISTORY_FACTS)))
+        secret = _secret(config.folder / "secret")
+        grid = Grid(journal, SystemClock(), policy_of(config), secret=secret.encode())
+        grid.do(_first(grid.state, admin_key))
+        history.extend(journal.read(history[-1][0] if history else 0))
+    except BaseException:
+        journal.close()
+        raise
+    return grid, history
+
+
+def _shared_grid(config: GridConfig, admin_key: Path) -> tuple[Plane, list[tuple[int, Fact]]]:
+    """(one plane of the grid on a shared journal, that journal's newest facts)"""
+    if urlsplit(config.journal).scheme not in ("postgres", "postgresql"):
+        raise Refused(
+            "bad_config", f"journal: {config.journal[:80]!r} is none", hint="write postgres://USER@HOST/DB"
+        )
+    try:
+        from suan.journals.postgres import PostgresJournal
+    except ImportError as error:
+        raise Refused(
+            "no_postgres",
+            f"a journal in PostgreSQL needs psycopg: {error}",
+            hint="pip install suan[postgres]",
+        ) from error
+    journal = PostgresJournal(config.journal)
+    try:
+        plane = Plane(
+            journal,
+            SystemClock(),
+            policy_of(config),
+            first=lambda state: _first(state, admin_key),
+            secret=journal.secret.encode(),
+        )
+        return plane, list(journal.read(max(0, plane.state.sequence - _HISTORY_FACTS)))
+    except BaseException:
+        journal.close()
+        raise
+
+
+def _first(state: State, admin_key: Path) -> Command[None]:
+    """What a grid does first; at its very first start its admin's key lies in the file before that."""
+    if not state.keys:
+        # The file first: a start that is cut off here does it again; the key is worth nothing until then.
+        _write_private(admin_key, new_secret())
+    return first_start(admin_key.read_text("utf-8").strip() if not state.keys else "")
 
 
 def _data_door(config: GridConfig, store: ArtifactStore) -> DataDoor:

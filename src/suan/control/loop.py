@@ -73,9 +73,7 @@ class Grid:
         self.trouble = ""  # why the grid answers no more; "" while all is well
         self.complaint = ""  # why the newest plan was not carried out
         self.state = State()
-        self._replay()
-        self._write([GridStarted(at_s=self.now_s(), version=__version__)])
-        journal.sync()
+        self._open()
 
     def now_s(self) -> int:
         """The grid's clock; never behind the last fact."""
@@ -286,8 +284,10 @@ class Grid:
                 self.trouble = f"{type(error).__name__}: {error}"
                 raise
 
-    def _replay(self) -> None:
+    def _open(self) -> None:
         fold(self.state, (fact for _, fact in self._journal.read()))
+        self._write([GridStarted(at_s=self.now_s(), version=__version__)])
+        self._journal.sync()
 
     def _write(self, facts: Sequence[Fact]) -> None:
         if not facts:

@@ -1,1 +1,1 @@
-"""The performance model: hours, GiB, kWh and the parallel plan, from shapes and tables, before anything runs."""
+"""The performance model: hours, GiB, kWh and the parallel plan, from shapes and tables, before a run."""

@@ -91,8 +91,8 @@ def recompute_of(word: str, layers: float) -> tuple[int, float]:
     if word.startswith("full"):
         count = re.search(r"(\d+)$", word)
         return Recompute.FULL, 1.0 if count is None or not layers else min(int(count[1]) / layers, 1.0)
-    if word.startswith("selective(layer"):
-        return Recompute.FULL, 0.5  # every other layer, torchtitan's default
+    if word.startswith(("selective(layer", "selective(op")):
+        return Recompute.FULL, 0.5  # every other layer, or every other matrix: torchtitan's
     return (Recompute.SELECTIVE if word.startswith("selective") else Recompute.NONE), 1.0
 
 
@@ -219,7 +219,9 @@ def _plans(column: Callable[[str], Text], shapes: Shapes, machines: Machines) ->
     recompute = np.array([policy for policy, _ in policies], dtype=np.int64)
     attention = np.array([attention_of(word) for word in column("attn_impl")], dtype=np.int64)
     stated = recompute != UNKNOWN
-    split = numbers(column("seq_parallel"), 1)  # on wherever tensors are split, since 2022
+    # Not stated: on wherever tensors are split, in software of fused attention; both came in 2022.
+    split = numbers(column("seq_parallel"), UNKNOWN)
+    split = np.where(split < 0, attention != Attention.UNFUSED, split)
     plans = Plans.filled(
         len(shapes),
         dp=np.where(whole > 0, whole, rest),

@@ -141,24 +141,26 @@ def _matrices(cases: Cases, parts: Parameters, device: Device, tuning: Coefficie
     dense_part = parts.dense_layers / np.maximum(shapes.layers, 1)
     routed_part = 1.0 - dense_part
     shared = shapes.shared_ffn.astype(np.float64)
+    whole = np.ones(len(tokens))
     uses = [
-        (np.ones(len(tokens)), tokens, in_width / tp, hidden, 1.0),
-        (np.ones(len(tokens)), tokens, hidden, value_width / tp, 1.0),
-        (dense_part, tokens, gate * ffn / tp, hidden, 1.0),
-        (dense_part, tokens, hidden, ffn / tp, 1.0),
+        (whole, tokens, in_width / tp, hidden, whole),
+        (whole, tokens, hidden, value_width / tp, whole),
+        (dense_part, tokens, gate * ffn / tp, hidden, whole),
+        (dense_part, tokens, hidden, ffn / tp, whole),
     ]
     if shapes.experts.any():
         ep = plans.ep.astype(np.float64)
         split = np.where(ep > 1, 1.0, tp)  # experts' own tensor parallelism, where they are not spread
         experts = np.maximum(shapes.experts, 1)
         width = shapes.expert_ffn.astype(np.float64)
-        each = tokens / np.where(ep > 1, tp, 1.0) * shapes.top_k * ep / experts
+        each = np.maximum(tokens / np.where(ep > 1, tp, 1.0) * shapes.top_k * ep / experts, 1.0)
+        reached = tuning["expert_ratio"] * each / (each + tuning["expert_half_rows"])
         local = routed_part * experts / ep
         uses += [
-            (local, each, gate * width / split, hidden, tuning["expert_ratio"]),
-            (local, each, hidden, width / split, tuning["expert_ratio"]),
-            (routed_part * (shared > 0), tokens, gate * shared / tp, hidden, 1.0),
-            (routed_part * (shared > 0), tokens, hidden, shared / tp, 1.0),
+            (local, each, gate * width / split, hidden, reached),
+            (local, each, hidden, width / split, reached),
+            (routed_part * (shared > 0), tokens, gate * shared / tp, hidden, whole),
+            (routed_part * (shared > 0), tokens, hidden, shared / tp, whole),
         ]
     forward, backward = np.zeros(len(tokens)), np.zeros(len(tokens))
     for times, rows, columns, depth, reached in uses:
@@ -199,7 +201,9 @@ def _attention(cases: Cases, device: Device, tuning: Coefficients) -> tuple[Floa
     seen = np.where(flash, context_seen(shapes, cases.seq_len), length)
     flops = 2.0 * tokens * seen * (scored + summed) / tp
     # Narrow heads and short sequences leave the tensor cores waiting.
-    heads = np.minimum(shapes.head_dim / 128.0, 1.0) ** 0.4 * length / (length + 256.0)
+    heads = (
+        np.minimum(shapes.head_dim / 128.0, 1.0) ** 0.4 * length / (length + tuning["attention_half_length"])
+    )
     fused = flops / (device.flash_flops * heads)
     scores = tokens * length * shapes.heads / tp
     through = tuning["score_bytes"] * scores / device.memory_bytes_per_s
@@ -231,6 +235,21 @@ def _traffic(cases: Cases, parts: Parameters, device: Device, tuning: Coefficien
     return tokens * moved / device.memory_bytes_per_s
 
 
+def _accumulated(cases: Cases, device: Device, tuning: Coefficients, weights: Floats) -> Floats:
+    """Seconds a micro-batch spends on adding the gradients of so many `weights` to those of earlier ones."""
+    fused = cases.plans.attention != Attention.UNFUSED
+    moved = np.where(fused, tuning["accumulate_bytes"], tuning["accumulate_bytes_unfused"])
+    trained = np.where(cases.plans.adapters > 0, 0.0, weights)
+    return np.asarray(trained * moved / device.memory_bytes_per_s)
+
+
+def _layer_weights(cases: Cases, parts: Parameters) -> Floats:
+    """Weights of a layer on one device, dense and routed layers averaged."""
+    plans, layers = cases.plans, np.maximum(cases.shapes.layers, 1)
+    experts = parts.expert_params / np.where(plans.ep > 1, plans.ep, plans.tp)
+    return np.asarray(((parts.body - parts.expert_params) / plans.tp + experts) / layers)
+
+
 def layers_of(cases: Cases, rates: Rates, tuning: Coefficients) -> tuple[Layers, Device]:
     """Seconds of the layers of each case, a micro-batch each."""
     shapes, plans = cases.shapes, cases.plans
@@ -247,7 +266,8 @@ def layers_of(cases: Cases, rates: Rates, tuning: Coefficients) -> tuple[Layers,
     routed = tuning["kernels_routed"] + tuning["kernels_expert"] * local
     host = device.launch_s * (kernels + routed_part * routed)
     forward = Pass(gemm_forward, core_forward, traffic, host)
-    backward = Pass(gemm_backward, core_backward, 2.0 * traffic, 2.0 * host)
+    added = _accumulated(cases, device, tuning, _layer_weights(cases, parts))
+    backward = Pass(gemm_backward, core_backward, 2.0 * traffic + added, 2.0 * host)
     full = np.where(plans.recompute == Recompute.FULL, plans.recompute_ratio, 0.0)
     core = np.where((plans.recompute == Recompute.SELECTIVE) & ~flash, 1.0, full)
     again = Pass(full * gemm_forward, core * core_forward, full * traffic, full * host)
@@ -268,6 +288,7 @@ def _head(cases: Cases, device: Device, tuning: Coefficients) -> Pass:
         half=tuning["gemm_half_depth"],
     )
     moved = tokens * columns * tuning["logit_bytes"] / device.memory_bytes_per_s
+    moved = moved + _accumulated(cases, device, tuning, columns * shapes.hidden)
     none = np.zeros(len(tokens))
     weight = np.where(plans.adapters > 0, 0.0, ways[2])
     return Pass(ways[0] + ways[1] + weight, none, moved, none + 20.0 * device.launch_s)

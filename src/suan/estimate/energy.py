@@ -134,7 +134,8 @@ def kwh_per_step(
     """kWh of one training step on all its nodes, at the meter of the hall when `pue` is given."""
     per_node = np.minimum(cases.machines.devices_per_node, cases.machines.devices).astype(np.float64)
     nodes = np.ceil(cases.machines.devices / np.maximum(per_node, 1.0))
-    tdp_w = rates().tdp_w[cases.machines.kind]
+    tdp_w, cap_w = rates().tdp_w[cases.machines.kind], cases.machines.power_cap_w
+    tdp_w = np.where(cap_w > 0, np.minimum(tdp_w, cap_w), tdp_w)
     power_w = node_power_w(per_node, tdp_w, training_phases(step), measured_w=measured_w)
     return nodes * power_w * step.total_s * pue / JOULES_PER_KWH
 

@@ -130,10 +130,12 @@ def _number(name: str, key: str) -> float:
 
 
 def _peaks(device: Accelerator, precision: Precision) -> tuple[float, float, str]:
-    """(peak, best measured multiplication, dtype it is of), FLOP/s. A rate nobody measured is the usual
-    part.
+    """(peak, best measured multiplication, dtype it is of), FLOP/s. A rate nobody measured is the part that
+    the device reaches in bf16, or that its family usually does.
     """
     usual = _number(device.name, "gemm_ratio")
+    if "bf16" in device.peak_tflops and "bf16" in device.measured_matmul_tflops:
+        usual = device.measured_matmul_tflops["bf16"] / device.peak_tflops["bf16"]
     for dtype, factor in PEAK_FROM[precision]:
         own = table()["kinds"].get(device.name, {}).get(f"{dtype}_tflops", 0.0)
         peak = device.peak_tflops.get(dtype, own)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -274,7 +275,7 @@ def _attention_split(word: str) -> float:
     return float(match[1]) if match else 1.0
 
 
-def _model(numbers: Numbers) -> dict[str, Floats]:
+def _model(numbers: Numbers) -> dict[str, Any]:
     """What the model's columns say, and what follows from them where a column is missing."""
     layers, hidden, heads = numbers("layers"), numbers("hidden"), numbers("heads")
     experts, vocab, ffn = numbers("n_experts"), numbers("vocab"), numbers("ffn")
@@ -328,7 +329,7 @@ def _head_dim(plain: Floats, experts: Floats, from_counts: Floats) -> Floats:
     return np.where(wider, 2.0 * at_least, np.where(experts > 0, at_least, plain))
 
 
-def _machine(chips: list[tuple[Accelerator, float]], precision: Ints) -> dict[str, Floats | Ints]:
+def _machine(chips: list[tuple[Accelerator, float]], precision: Ints) -> dict[str, Any]:
     """The devices' columns."""
     peaks = [peak_tflops(chip, Precision(code)) for (chip, _), code in zip(chips, precision, strict=True)]
     return {

@@ -94,7 +94,7 @@ def watts_per_tflops(family: int) -> float:
 def serving_rates() -> ServingRates:
     """The fitted coefficients."""
     table = serving_table()
-    by_family = {
+    by_family: dict[str, Any] = {
         name: np.array([family[name] for family in table["family"].values()])
         for name in ("compute_ratio", "memory_ratio", "layer_s")
     }

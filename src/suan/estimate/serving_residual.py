@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from suan.estimate.cases import Floats
-from suan.estimate.serving_cases import Engine, ServingCases
+from suan.estimate.serving_cases import Engine, Scenario, ServingCases
 from suan.estimate.serving_rates import families, serving_table
 
 MEASURES = ("throughput", "ttft", "itl")
@@ -40,7 +40,15 @@ class ServingResidual:
         at = (cases.engine, cases.family, _BITS[cases.precision])
         mixture = (cases.experts > 0).astype(np.int64)
         factors = {m: np.exp(self.factors[m][at]) for m in MEASURES}
+        factors["ttft"] = np.where(queues_freely(cases), factors["ttft"], 1.0)
         return factors, {m: np.exp(values[mixture]) for m, values in self.spreads.items()}
+
+
+def queues_freely(cases: ServingCases) -> np.ndarray:
+    """Where an engine's own way to queue shows in first tokens: not where short latencies are demanded, and
+    so few sequences admitted that every engine takes a prompt up at once.
+    """
+    return np.asarray(cases.scenario != Scenario.INTERACTIVE)
 
 
 def bits_of(cases: ServingCases) -> np.ndarray:

@@ -57,7 +57,7 @@ def replicas(cases: ServingCases) -> Floats:
 
 def weight_bytes(cases: ServingCases) -> Floats:
     """Bytes of all weights; embeddings stay in 16 bits."""
-    held = WEIGHT_BYTES[cases.precision]
+    held: Floats = WEIGHT_BYTES[cases.precision]
     return (cases.params - cases.embedding_params) * held + cases.embedding_params * 2.0
 
 
@@ -90,7 +90,7 @@ def kv_capacity_tokens(cases: ServingCases, rates: ServingRates) -> Floats:
 def held_bytes(cases: ServingCases) -> Floats:
     """Bytes of weights on all devices of a replica: attention is whole on each under data parallelism."""
     whole = weight_bytes(cases)
-    routed = cases.expert_params * WEIGHT_BYTES[cases.precision]
+    routed: Floats = cases.expert_params * WEIGHT_BYTES[cases.precision]
     return routed + (whole - routed) * np.maximum(cases.attention_data_parallel, 1.0)
 
 
@@ -194,6 +194,6 @@ def _link_s(cases: ServingCases, tokens: Floats, layers: Floats, rates: ServingR
     reduce_s = np.where(
         tp > 1, latency * np.log2(np.maximum(tp, 2.0)) + 2.0 * (tp - 1.0) / tp * state / bandwidth, 0.0
     )
-    sent = state / dp * np.minimum(np.maximum(cases.top_k, 1.0), dp) * (dp - 1.0) / dp
+    sent: Floats = state / dp * np.minimum(np.maximum(cases.top_k, 1.0), dp) * (dp - 1.0) / dp
     exchange_s = np.where(dp > 1, latency * np.log2(np.maximum(dp, 2.0)) + sent / bandwidth, 0.0)
-    return 2.0 * layers * (reduce_s + exchange_s)
+    return np.asarray(2.0 * layers * (reduce_s + exchange_s), dtype=np.float64)

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from suan.estimate.cases import Cases, Floats, Ints, Precision
+from suan.estimate.cases import Attention, Cases, Floats, Ints, Precision
 from suan.estimate.collectives import (
     Fabric,
     all_reduce_s,
@@ -155,7 +155,10 @@ def _replicas(cases: Cases, fabric: Fabric, covered_s: Floats, tuning: Coefficie
     full_shard = plans.zero_stage >= 3
     hidden_s = np.where(full_shard, covered_s, covered_s / np.maximum(micro, 1.0) * 0.6)
     total = np.where(full_shard, sharded, plain)
-    late = np.where(full_shard, tuning["fsdp_exposed"], tuning["dp_exposed"])
+    once_a_step = np.where(
+        plans.attention == Attention.UNFUSED, tuning["dp_exposed_unfused"], tuning["dp_exposed"]
+    )
+    late = np.where(full_shard, tuning["fsdp_exposed"], once_a_step)
     behind = _smooth_max(hidden_s, total) - hidden_s
     exposed = late * total + (1.0 - late) * behind
     share = np.where(plans.zero_stage >= 1, 1.0 / ranks, 1.0)

@@ -48,7 +48,9 @@ class History:
 
     lengths: dict[Name, Tally] = field(default_factory=dict)  # of true seconds at speed 1
     ratios: dict[Name, Tally] = field(default_factory=dict)  # of true seconds over estimated ones
-    deadlines: dict[Name, Tally] = field(default_factory=dict)  # of true seconds over those until the deadline
+    deadlines: dict[Name, Tally] = field(
+        default_factory=dict
+    )  # of true seconds over those until the deadline
     memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 

@@ -1,7 +1,7 @@
 """What one clearing of the market came to: a price for every pool and hour, and how far the plan can be from
 the best.
 
-Knows the shape and the price at a moment. How prices are found is `rules/clear.py`.
+Knows the shape and the price at a moment. How prices are found is `rules/clearing/clear.py`.
 """
 
 from bisect import bisect_right

@@ -171,6 +171,8 @@ def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, soonest_s: int, run_s:
     until_s = cycle.now_s + policy.shift_horizon_s
     if task.deadline_s is not None:
         until_s = min(until_s, job.submitted_at_s + task.deadline_s - run_s)
+    else:  # prices of those who come later must not put it off for ever
+        until_s = min(until_s, job.submitted_at_s + policy.starvation_s)
     found = turning_points(setting.tariff, soonest_s, until_s, run_s)
     scarce = curve(cycle.clearing, offer.supply.name)
     if scarce is not None:

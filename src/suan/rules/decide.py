@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from suan.grid.action import Action, EndJob, MoveArtifact, PlaceRun, Plan, StopRun
 from suan.grid.artifact import Artifact
-from suan.grid.job import Considered, Job, JobPhase, Reason
+from suan.grid.job import Considered, Job, JobPhase, Reason, is_flexible
 from suan.grid.state import State
 from suan.rules.bids import Candidate, candidates_for, weighed
 from suan.rules.budget import affordable, too_dear
@@ -18,6 +18,7 @@ from suan.rules.market import cleared, is_due
 from suan.rules.move import Move, again_at_s, bound_artifacts, transfer_id
 from suan.rules.order import fair_share
 from suan.rules.policy import Policy
+from suan.rules.preempt import MIN_RUN_S
 from suan.rules.quota import Quotas
 from suan.rules.reasons import DEVICES, QUOTA, cheaper_hour, devices_reason, moving, nowhere, paused
 from suan.rules.scaling import least_nodes
@@ -143,7 +144,8 @@ def _try(cycle: Cycle, job: Job) -> Reason | None:
         if reason.code == QUOTA:
             cycle.blocked.append(job)  # others may hold what its tenant is owed
         return reason
-    candidates, dear = affordable(cycle, job, candidates)
+    every = candidates
+    candidates, dear = affordable(cycle, job, every)
     if not candidates:
         return too_dear(dear)
     best = candidates[0]
@@ -152,7 +154,7 @@ def _try(cycle: Cycle, job: Job) -> Reason | None:
         _start_moves(cycle, job, best.offer.moves, record)
         return moving(state, best.offer.moves, best.bid, now_s)
     if best.start_s > now_s:
-        return _later(cycle, best, candidates)
+        return _later(cycle, best, every)
     _place(cycle, best, weighed(candidates, unfit | dear), artifacts)
     return None
 
@@ -169,6 +171,8 @@ def _place(cycle: Cycle, best: Candidate, record: Considered, artifacts: dict[st
         )
     )
     supply.take(bid.devices, bid.finish_s)
+    if is_flexible(job.task):
+        cycle.wake(cycle.now_s + MIN_RUN_S)  # from then on it may pause or change its size
     if job.tenant in cycle.promised:
         cycle.promised[job.tenant] += bid.quote.billed_microyuan
     kind = supply.pool.accelerator

@@ -60,7 +60,11 @@ def resize(
             continue
         for run in (state.runs[name] for name in state.open_runs.get(site.name, {})):
             job = state.jobs[run.job]
-            if run.id in planned or not _may_change(job, run, now_s):
+            if run.id in planned or not _may_change(job, run):
+                continue
+            old_s = (run.started_at_s or now_s) + RESIZE_AFTER_S
+            if old_s > now_s:
+                wakes.append(old_s)
                 continue
             pool = (site.name, run.pool)
             room = quotas.available(run.tenant, run.accelerator)
@@ -81,13 +85,13 @@ def resize(
     return Resizing(stops=tuple(stops), nodes=nodes, wake_at_s=min(wakes, default=None))
 
 
-def _may_change(job: Job, run: Run, now_s: int) -> bool:
+def _may_change(job: Job, run: Run) -> bool:
     task = job.task
     if task.elastic is None or task.replicas is not None or task.checkpoint is None:
         return False
     if task.priority == Priority.ONLINE or run.phase != RunPhase.RUNNING or run.stop_reason:
         return False
-    return run.started_at_s is not None and now_s - run.started_at_s >= RESIZE_AFTER_S
+    return run.started_at_s is not None
 
 
 def _better(

@@ -18,16 +18,15 @@ from suan.grid.job import (
     EndCause,
     Job,
     JobPhase,
-    Priority,
     Run,
     RunPhase,
     demand,
-    is_flexible,
 )
 from suan.grid.queue import Queue
 from suan.grid.site import Site, SitePhase
 from suan.grid.state import State
 from suan.rules.durations import learn
+from suan.rules.indices import close_run, open_run
 
 REFUSAL_BACKOFF_S = 5  # doubles with every refusal in a row
 REFUSAL_BACKOFF_LIMIT_S = 300
@@ -230,13 +229,6 @@ def _end_job(state: State, fact: f.JobEnded) -> None:
 # ---------------------------------------------------------------- runs
 
 
-def _count_devices(state: State, run: Run, sign: int) -> None:
-    pool = (run.site, run.pool)
-    state.used_devices[pool] = state.used_devices.get(pool, 0) + sign * run.devices
-    share = (run.tenant, run.accelerator)
-    state.tenant_devices[share] = state.tenant_devices.get(share, 0) + sign * run.devices
-
-
 def _place(state: State, fact: f.RunPlaced) -> None:
     if fact.run in state.runs:
         return
@@ -257,13 +249,7 @@ def _place(state: State, fact: f.RunPlaced) -> None:
         inputs=fact.inputs,
     )
     state.runs[run.id] = run
-    state.open_runs.setdefault(run.site, {})[run.id] = None
-    state.runs_to_order.setdefault(run.site, {})[run.id] = None
-    _count_devices(state, run, +1)
-    if is_flexible(job.task):
-        state.flexible_runs[run.id] = None
-    if job.task.priority == Priority.VALLEY:
-        state.valley_runs[run.id] = None
+    open_run(state, run)
     state.jobs[job.id] = replace(
         job, phase=JobPhase.PLACED, runs=(*job.runs, run.id), considered=fact.considered
     )
@@ -300,9 +286,7 @@ def _end_run(state: State, fact: f.RunEnded) -> None:
     run = state.runs[fact.run]
     if run.phase == RunPhase.ENDED:
         return
-    state.open_runs[run.site].pop(run.id)
-    state.runs_to_order[run.site].pop(run.id, None)
-    _count_devices(state, run, -1)
+    close_run(state, run)
     state.runs[run.id] = replace(
         run,
         phase=RunPhase.ENDED,

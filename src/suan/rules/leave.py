@@ -59,7 +59,12 @@ def leaving(state: State, policy: Policy, now_s: int, *, planned: frozenset[str]
     for site in state.sites.values():
         by_pool: dict[str, list[Run]] = {}
         for run in (state.runs[name] for name in state.open_runs.get(site.name, {})):
-            if site.phase == SitePhase.READY and run.id not in planned and _may_leave(state, run, now_s):
+            if site.phase != SitePhase.READY or run.id in planned or not _may_leave(state, run):
+                continue
+            old_s = (run.started_at_s or now_s) + MIN_RUN_S
+            if old_s > now_s:
+                wakes.append(old_s)
+            else:
                 by_pool.setdefault(run.pool, []).append(run)
         for pool, runs in by_pool.items():
             found = _of_pool(state, policy, now_s, (site, site.pools[pool], runs))
@@ -69,13 +74,13 @@ def leaving(state: State, policy: Policy, now_s: int, *, planned: frozenset[str]
     return Leaving(stops=tuple(stops), wake_at_s=min(wakes, default=None))
 
 
-def _may_leave(state: State, run: Run, now_s: int) -> bool:
+def _may_leave(state: State, run: Run) -> bool:
     task = state.jobs[run.job].task
     if task.priority != Priority.VALLEY or task.replicas is not None or task.checkpoint is None:
         return False
     if run.phase != RunPhase.RUNNING or run.stop_reason or run.started_at_s is None:
         return False
-    return now_s - run.started_at_s >= MIN_RUN_S and task.checkpoint.every_s > 0
+    return task.checkpoint.every_s > 0
 
 
 def _of_pool(state: State, policy: Policy, now_s: int, about: tuple[Site, Pool, list[Run]]) -> Leaving:

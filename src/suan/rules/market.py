@@ -1,23 +1,24 @@
 """One clearing in the grid's words: who waits and what will be free -> a question; the answer -> prices.
 
-Lengths are forecasts, so are prices. How a question is answered is `clear.py`.
+Lengths are forecasts, so are prices. How a question is answered is `clearing/clear.py`.
 """
 
 import math
 
 import numpy as np
 
+from suan.grid.action import EndJob, PlaceRun
 from suan.grid.job import Job, Reason
 from suan.grid.market import Clearing, Step
 from suan.grid.units import HOUR_S
 from suan.rules.bids import offers_for
-from suan.rules.clear import clear
+from suan.rules.clearing.clear import clear
+from suan.rules.clearing.question import Limit, Question
+from suan.rules.clearing.slots import Floats, Slots, make_slots
 from suan.rules.cycle import Cycle, Offer
 from suan.rules.move import bound_artifacts
-from suan.rules.question import Answer, Limit, Question
 from suan.rules.quote import electricity_of_starts, power_w
 from suan.rules.scarcity import curve
-from suan.rules.slots import Floats, Slots, make_slots
 from suan.rules.supply import Supply
 from suan.rules.turns import turn_of
 
@@ -46,7 +47,7 @@ def cleared(cycle: Cycle) -> Clearing:
     return Clearing(
         at_s=cycle.now_s,
         until_s=slots.end_s,
-        prices=_prices(cycle, slots, answer),
+        prices=_prices(cycle, slots, np.where(_is_scarce(question), answer.prices, 0.0)),
         jobs=int(question.counts.sum()),
         cost_microyuan=round(answer.cost_microyuan),
         bound_microyuan=math.floor(answer.bound_microyuan),
@@ -74,7 +75,7 @@ class _Row:
 
 def _rows(cycle: Cycle, slots: Slots) -> list[_Row]:
     state = cycle.state
-    placed = {action.job for action in cycle.actions if hasattr(action, "job")}
+    placed = {action.job for action in cycle.actions if isinstance(action, PlaceRun | EndJob)}
     found: list[_Row] = []
     for queue in state.queues.values():
         alike: dict[tuple[int, int], _Row] = {}
@@ -189,9 +190,17 @@ def _warm(cycle: Cycle, slots: Slots) -> Floats | None:
     return prices
 
 
-def _prices(cycle: Cycle, slots: Slots, answer: Answer) -> dict[str, tuple[Step, ...]]:
+def _is_scarce(question: Question) -> np.ndarray:
+    """(P, 1): whether all that could go to a pool is more than is free there at all times. Old prices may do
+    well enough for the bound where it is not, and would still keep jobs away.
+    """
+    wanted = (question.counts[:, None] * question.devices).sum(axis=0)
+    return np.asarray(wanted > question.free.min(axis=1))[:, None]
+
+
+def _prices(cycle: Cycle, slots: Slots, prices: Floats) -> dict[str, tuple[Step, ...]]:
     found: dict[str, tuple[Step, ...]] = {}
-    per_h = np.rint(answer.prices * HOUR_S).astype(np.int64)
+    per_h = np.rint(prices * HOUR_S).astype(np.int64)
     for supply, row in zip(cycle.supplies, per_h, strict=True):
         if row.any():
             changes = np.flatnonzero(np.diff(row, prepend=-1))

@@ -1,6 +1,6 @@
 """What the clearing prices make of a span of hours in a pool.
 
-Knows running sums, so that a span costs two look-ups. The prices themselves are made in `rules/clear.py`.
+Knows running sums, so that a span costs two look-ups. The prices are made in `rules/clearing/`.
 """
 
 from bisect import bisect_right

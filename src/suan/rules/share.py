@@ -47,6 +47,14 @@ class Shares:
         at = self.tree.place.get(tenant)
         return self.dominant.get(tenant, 0.0) / (1.0 if at is None else self.weights[at])
 
+    def after(self, tenant: str, kind: str, devices: int) -> float:
+        """The tenant's share when it has taken so many devices more."""
+        at = self.tree.place.get(tenant)
+        kind = canonical(kind) if kind else kind
+        part = (self.held.get((tenant, kind), 0) + devices) / max(1, self.totals.get(kind, 0))
+        dominant = max(self.dominant.get(tenant, 0.0), min(1.0, part) if kind in self.totals else 0.0)
+        return dominant / (1.0 if at is None else self.weights[at])
+
     def line(self, tenant: str) -> Line:
         """A key that sorts tenants by who holds least: the shares from its root down to itself."""
         at = self.tree.place.get(tenant)

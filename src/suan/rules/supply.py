@@ -117,7 +117,7 @@ def supplies(state: State, now_s: int) -> list[Supply]:
 
 
 def _expected_ends(state: State, site: str, pool: str, now_s: int) -> tuple[list[tuple[int, int]], float]:
-    """When each run should end with how many devices; and the rate at which guessed ends give devices back."""
+    """When each run should end with how many devices; and at which rate guessed ends give devices back."""
     ends, rate = [], 0.0
     for run_id in state.open_runs.get(site, {}):
         run = state.runs[run_id]

@@ -67,4 +67,9 @@ def turn_of(cycle: Cycle, job: Job) -> Turn:
     devices = job.task.resources[0].devices * job.task.num_nodes
     waiting = tenant.waiting_microyuan_per_h if tenant else 0
     saved = worth(job, devices * cycle.length_s(job), waiting, policy, cycle.now_s)
-    return market_turn(job, float(share > cycle.fair_share), saved, policy, cycle.now_s)
+    kind = job.task.resources[0].accelerator
+    after = cycle.shares.after(
+        job.tenant, kind, devices
+    )  # who holds nothing may have the first job of any size
+    is_over = share > 0 and after > cycle.fair_share
+    return market_turn(job, float(is_over), saved, policy, cycle.now_s)

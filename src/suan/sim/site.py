@@ -16,14 +16,17 @@ from suan.grid.error import SiteTrouble
 from suan.grid.job import EndCause, RunPhase
 from suan.grid.site import Pool
 from suan.ports import Clock, EngineRun, seen_of, spec_of
+from suan.rules.scaling import prior_speed
 from suan.sim.engine import SimulatedEngine
 from suan.sim.mover import SimulatedMover
 
 DURATION_ENV = "SUAN_SIM_DURATION_S"  # how long the task really takes at speed 1
 CHECKPOINT_ENV = "SUAN_SIM_CHECKPOINT_S"  # how often it saves what it has done
+NODES_ENV = "SUAN_SIM_NODES"  # on how many nodes that is, for a job that may run on others
 OUTPUT_ENV = "SUAN_SIM_OUTPUT_BYTES"  # how large each of its outputs is
 
 FULL_S = 30  # from a report that names everything to the next
+RESTORE_S = 60  # to start again from a checkpoint, as `Policy.restore_s` expects
 _ALWAYS_S = 10**9  # a lease that is renewed for as long as the connection stands
 _FOLDER = Path(".")
 
@@ -137,17 +140,18 @@ class SimulatedSite:
         if run.cause == EndCause.EXITED and not run.exit_code:
             return
         assert run.started_at_s is not None and run.ended_at_s is not None
-        speed = self._speed(order.pool)
+        speed = self._speed(order.pool) * _scaling(order)
         span_s = run.ended_at_s - run.started_at_s
         every_s = float(order.env.get(CHECKPOINT_ENV, "0"))
         kept_s = 0.0
         if order.checkpoint and every_s > 0:
             before_s = self._saved_s.get(order.job, 0.0)
-            reached_s = before_s + span_s * speed
+            restored_s = RESTORE_S if before_s else 0
+            reached_s = before_s + max(0, span_s - restored_s) * speed
             # A stopped run has a grace in which to save everything; any other leaves its last checkpoint.
             after_s = reached_s if run.cause == EndCause.STOPPED else reached_s // every_s * every_s
             self._saved_s[order.job] = max(before_s, after_s)
-            kept_s = (self._saved_s[order.job] - before_s) / speed
+            kept_s = min(span_s, (self._saved_s[order.job] - before_s) / speed)
         self.lost_device_s += max(0.0, span_s - kept_s) * order.nodes * order.devices_per_node
 
     def _speed(self, pool: str) -> float:
@@ -205,7 +209,10 @@ class SimulatedSite:
         if order.run in self._untold or self.engine.run(order.run) is not None:
             return  # it is known, or its refusal has not been heard yet
         truth_s = float(order.env.get(DURATION_ENV, order.duration_s or 1))
-        left_s = max(1.0, truth_s - self._saved_s.get(order.job, 0.0))
+        saved_s = self._saved_s.get(order.job, 0.0)
+        left_s = max(1.0, truth_s - saved_s) / _scaling(order)
+        if saved_s:
+            left_s += RESTORE_S * self._speed(order.pool)  # restoring takes as long in any pool
         self._orders[order.run] = order
         spec = replace(spec_of(order, _FOLDER, order.env), duration_s=round(left_s))
         try:
@@ -218,6 +225,12 @@ class SimulatedSite:
                 cause=EndCause.NOT_STARTED,
                 detail=f"{trouble.code}: {trouble.what}",
             )
+
+
+def _scaling(order: LaunchOrder) -> float:
+    """How much faster it runs than on its own number of nodes."""
+    own = int(order.env.get(NODES_ENV, order.nodes))
+    return prior_speed(order.nodes) / prior_speed(own)
 
 
 def _sooner(one_s: int | None, other_s: int | None) -> int | None:

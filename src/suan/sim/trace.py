@@ -21,7 +21,7 @@ from suan.grid.rights import Rights
 from suan.grid.site import Pool, Site
 from suan.grid.units import BYTES_PER_GB, microyuan
 from suan.rules.fit import fit
-from suan.sim.site import CHECKPOINT_ENV, DURATION_ENV, digest_of
+from suan.sim.site import CHECKPOINT_ENV, DURATION_ENV, NODES_ENV, digest_of
 from suan.sim.world import World
 
 _MAX_RESTARTS = 3  # after crashes; traces do not say how often a job was tried
@@ -219,6 +219,9 @@ def _arrival(row: JobRow, world: World, *, oracle: bool) -> Arrival:
     if row.checkpoint_s:
         checkpoint = Checkpoint(every_s=max(1, round(row.checkpoint_s)))
         env[CHECKPOINT_ENV] = str(checkpoint.every_s)
+    elastic = _elastic(row, nodes, each)
+    if elastic is not None:
+        env[NODES_ENV] = str(nodes)
     data = _data(row, world)
     kinds = sorted({pool.accelerator for pool in pools}) or [row.gpu_kind]
     kind, worth = worth_of(row)
@@ -234,7 +237,7 @@ def _arrival(row: JobRow, world: World, *, oracle: bool) -> Arrival:
         value_microyuan=microyuan(worth[0][1]) if kind == STRICT and worth else None,
         duration_s=truth_s if oracle else None,
         checkpoint=checkpoint,
-        elastic=_elastic(row, nodes, each),
+        elastic=elastic,
         max_restarts=_MAX_RESTARTS,
     )
     return Arrival(

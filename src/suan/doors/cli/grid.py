@@ -37,6 +37,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Exact JSON on stan
 @click.command()
 @_STATE
 @click.option("--config", type=click.Path(path_type=Path), help="Settings as TOML; the options here win.")
+@click.option(
+    "--journal", help="postgres://USER@HOST/DB, for one or several control planes [a file below --state]."
+)
 @click.option("--host", help="Address to listen on [127.0.0.1].")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one [8700].")
 @click.option("--public-url", help="What others call it by, when that is not host and port.")
@@ -65,7 +68,8 @@ def up(*, folder: Path, config: Path | None, detach: bool, as_json: bool, **sett
         note = processes.this_process()
         assert note is not None, "this process exists"
         processes.save(folder / _NOTE, note)
-        saved = write_config(url, (folder / "admin.key").read_text("utf-8").strip())
+        key = folder / "admin.key"  # not where another control plane of this grid was the first
+        saved = write_config(url, key.read_text("utf-8").strip()) if key.exists() else ""
         _say_up(folder, url, str(saved), as_json=as_json)
 
     # The server hands the signal on when it has ended; the journal is to be closed all the same.
@@ -83,7 +87,8 @@ def _say_up(folder: Path, url: str, saved: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"url": url, "pid": os.getpid(), "state": str(folder), "client_config": saved})
         return
-    print(f"the grid answers at {url}; its state is in {folder}, your key in {saved}")
+    keys = f"your key in {saved}" if saved else "your key where the grid was started first"
+    print(f"the grid answers at {url}; its state is in {folder}, {keys}")
     print("next: suan join-token NAME, then suan join for each site; suan doctor checks it all", flush=True)
 
 

@@ -41,6 +41,14 @@ _GRACE_S = 10
     metavar="NAME:ACCELERATOR:NODESxDEVICES",
     help="For example cpu:CPU:1x8; without any, what this machine turns out to have.",
 )
+@click.option("--engine", help="What starts its runs: local, slurm and others of engines/table.py [local].")
+@click.option(
+    "--engine-option",
+    "engine_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What that engine is told, for example url=http://slurmrestd:6820.",
+)
 @click.option("--region", help="Where it is.")
 @click.option("--data-host", help="Address on which other sites fetch data [127.0.0.1].")
 @click.option("--data-port", type=click.IntRange(0, 65535), help="Its port; 0 takes a free one.")
@@ -63,6 +71,7 @@ def join(
     SIGTERM ends the agent and leaves its runs to go on; the next one finds them. Ctrl-C stops the runs, too.
     """
     from suan.doors.cli.site_config import read_site
+    from suan.engines.table import open_engine
 
     given = options | {"url": address or session.url_option, "pools": options["pools"] or None}
     stop_runs = given.pop("stop_runs")
@@ -75,18 +84,26 @@ def join(
         except BlockingIOError as error:
             hint = "stop it, or give this site another --state"
             raise Refused("agent_running", f"an agent runs on {folder} already", hint=hint) from error
+        engine, report = open_engine(
+            described.engine, folder / "engine", described.pools_of_nouns(), described.engine_options
+        )
         key = _key(folder, described, token)
         session.answer(
-            {"site": described.site, "url": described.url, "state": str(folder), "pid": os.getpid()},
-            lambda: print(_greeting(described), flush=True),
+            {
+                "site": described.site,
+                "url": described.url,
+                "state": str(folder),
+                "pid": os.getpid(),
+                "report": report,
+            },
+            lambda: print("\n".join((*report, _greeting(described, engine))), flush=True),
         )
-        _run(described, key, stop_runs=stop_runs)
+        _run(described, key, engine, stop_runs=stop_runs)
 
 
-def _greeting(described: Any) -> str:
+def _greeting(described: Any, engine: Any) -> str:
     pools = ", ".join(
-        f"{pool.name} {pool.nodes}×{pool.devices_per_node} {pool.accelerator}"
-        for pool in described.pools_of_nouns()
+        f"{pool.name} {pool.nodes}×{pool.devices_per_node} {pool.accelerator}" for pool in engine.pools()
     )
     found = "" if described.pool else " (found here; prices are declared with --config)"
     return f"site {described.site} joins {described.url} with {pools}{found}; Ctrl-C stops it and its runs"
@@ -111,7 +128,7 @@ def _key(folder: Path, described: Any, token: str | None) -> str:
             hint=f"an operator makes a token: suan join-token {described.site}; then add --token TOKEN",
         )
     joined = Client(described.url).join(
-        token, described.site, region=described.region, engine="local", labels=described.labels
+        token, described.site, region=described.region, engine=described.engine, labels=described.labels
     )
     fresh = path.with_suffix(".new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
@@ -130,11 +147,10 @@ class _WallClock:
         return int(time.time())
 
 
-def _run(described: Any, key: str, *, stop_runs: bool) -> None:
+def _run(described: Any, key: str, engine: Any, *, stop_runs: bool) -> None:
     """Opens the site's parts and drives the agent until a signal ends it."""
     from suan.doors.client import Client
     from suan.engines.agent import Agent
-    from suan.engines.local import LocalEngine
     from suan.engines.runner import obey_signals, run_agent
     from suan.stores.artifacts import open_store
     from suan.stores.door import DataDoor
@@ -158,7 +174,6 @@ def _run(described: Any, key: str, *, stop_runs: bool) -> None:
         described.data_url,
         emulate_links=described.emulate_links,
     )
-    engine = LocalEngine(folder / "engine", described.pools_of_nouns())
     agent = Agent(
         site=described.site,
         store=store,

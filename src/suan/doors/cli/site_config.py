@@ -19,6 +19,7 @@ from suan.grid.site import Pool
 from suan.grid.units import BYTES_PER_GIB, microyuan
 
 _POOL = re.compile(r"([a-z0-9][a-z0-9._-]*):([A-Za-z0-9][A-Za-z0-9 ._-]*):(\d+)x(\d+)")
+_ALL_NODES = 1 << 30
 _THIS_CPU = "CPU-ARM" if platform.machine() in ("aarch64", "arm64") else "CPU-x86"
 
 
@@ -41,8 +42,8 @@ class PoolTable(_Table):
     preemption_per_h: float = Field(default=0, ge=0)
     speed_ratio: float = Field(default=1, gt=0)
 
-    def noun(self) -> Pool:
-        """The pool, its accelerator by its canonical name.
+    def noun(self, nodes: int | None = None) -> Pool:
+        """The pool, its accelerator by its canonical name; with `nodes`, of so many.
 
         Raises: Refused `unknown_accelerator`.
         """
@@ -51,7 +52,7 @@ class PoolTable(_Table):
         return Pool(
             name=self.name,
             accelerator=kind.name,
-            nodes=self.nodes,
+            nodes=nodes or self.nodes,
             devices_per_node=self.devices_per_node,
             cpus_per_node=self.cpus_per_node or float(cores),
             memory_gib_per_node=self.memory_gib_per_node or _memory_gib(),
@@ -76,14 +77,24 @@ class SiteTable(_Table):
     data_port: int = Field(default=0, ge=0, le=65535)
     data_url: str = ""
     emulate_links: bool = False
-    pool: list[PoolTable] = []  # none: what the machine has
+    engine: str = "local"
+    engine_options: dict[str, str] = {}
+    pool: list[PoolTable] = []  # none: what the machine or the cluster has
 
     @property
     def folder(self) -> Path:
         return self.state
 
     def pools_of_nouns(self) -> tuple[Pool, ...]:
-        """The declared pools; with none declared, what this machine turns out to have."""
+        """The declared pools; with none declared, what this machine turns out to have. Of a cluster only the
+        declared ones: the engine knows the others. One whose nodes are not counted has as many as the
+        cluster.
+        """
+        if self.engine != "local":
+            return tuple(
+                table.noun(nodes=None if "nodes" in table.model_fields_set else _ALL_NODES)
+                for table in self.pool
+            )
         if not self.pool:
             from suan.engines.discovery import local_pools
 
@@ -104,8 +115,10 @@ def read_site(config: Path | None, given: dict[str, Any]) -> SiteTable:
             raise Refused("bad_site", f"{config}: {error}", hint="see docs/reference/cli.md") from error
     named = {"folder": "state", "pools": "pool"}
     for option, value in given.items():
-        if value is not None:
+        if value is not None and value != ():
             table[named.get(option, option)] = value
+    if given.get("engine_options"):
+        table["engine_options"] = dict(_named_option(text) for text in given["engine_options"])
     if given.get("pools"):
         table["pool"] = [pool_table(text) for text in given["pools"]]
     if missing := [f"--{name}" for name in ("site", "state") if not table.get(name)]:
@@ -126,6 +139,13 @@ def read_site(config: Path | None, given: dict[str, Any]) -> SiteTable:
         raise Refused("bad_pool", "two pools have one name", hint="name each pool once")
     described.pools_of_nouns()
     return described
+
+
+def _named_option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise Refused("bad_engine_option", f"{text!r} is no NAME=VALUE", hint="write NAME=VALUE")
+    return name, value
 
 
 def pool_table(text: str) -> dict[str, Any]:

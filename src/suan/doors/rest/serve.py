@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from suan.control.config import GridConfig, open_grid
+from suan.control.leader import Plane
 from suan.doors.rest.app import create_app
+from suan.doors.rest.forward import Forward
 from suan.grid.error import Refused
 
 _GRACE_S = 3  # for requests that are being answered when the signal comes
 _KEEP_ALIVE_S = 75
+_SETTLE_S = 10  # for one of several planes to lead or to see another lead, before it says that it is there
 
 
 class _Server(uvicorn.Server):
@@ -53,13 +57,19 @@ def serve(config: GridConfig, on_ready: Callable[[str], None] = lambda url: None
         try:
             app = create_app(opened.grid, logs=opened.logs, store=opened.store, history=opened.history)
             url = config.public_url.rstrip("/") or _url(config, listener)
+            served: ASGIApp = app
+            if isinstance(opened.grid, Plane):
+                opened.grid.url = config.plane_url.rstrip("/") or _url(config, listener)
+                served = Forward(app, opened.grid)
 
             def ready() -> None:
                 _note(note, url)
                 on_ready(url)
 
-            server = _Server(_settings(config, app), ready, app.state.parts.news.close)
+            server = _Server(_settings(config, served), ready, app.state.parts.news.close)
             opened.start()
+            if isinstance(opened.grid, Plane):
+                opened.grid.settled(_SETTLE_S)
             with _signals_noted():
                 server.run(sockets=[listener])
         finally:
@@ -84,7 +94,7 @@ def _signals_noted() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _settings(config: GridConfig, app: object) -> uvicorn.Config:
+def _settings(config: GridConfig, app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_level="warning",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from suan.rules.question import Counts, Question
-from suan.rules.slots import Floats
+from suan.rules.clearing.question import Counts, Question
+from suan.rules.clearing.slots import Floats
 
 AnyFloats = npt.NDArray[np.floating]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from suan.rules.layout import Layout
-from suan.rules.profile import Profile, profiles
-from suan.rules.question import Counts, Placements, Question
-from suan.rules.slots import Floats, Seconds
+from suan.rules.clearing.layout import Layout
+from suan.rules.clearing.profile import Profile, profiles
+from suan.rules.clearing.question import Counts, Placements, Question
+from suan.rules.clearing.slots import Floats, Seconds
 
 _FAR_S = 1e10  # behind the last edge, where the last slope is drawn to
 

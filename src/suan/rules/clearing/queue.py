@@ -10,15 +10,15 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from suan.rules.bulk import Crew, commit_bulk
-from suan.rules.classes import Jobs, classes_of
-from suan.rules.clear import never
-from suan.rules.commit import desk, fresh
-from suan.rules.dual import climb
-from suan.rules.layout import Layout
-from suan.rules.plans import smith
-from suan.rules.question import NEVER, Counts, Limit, Supply, energy_at
-from suan.rules.slots import Floats, Seconds
+from suan.rules.clearing.bulk import Crew, commit_bulk
+from suan.rules.clearing.classes import Jobs, classes_of
+from suan.rules.clearing.clear import never
+from suan.rules.clearing.commit import desk, fresh
+from suan.rules.clearing.dual import climb
+from suan.rules.clearing.layout import Layout
+from suan.rules.clearing.plans import smith
+from suan.rules.clearing.question import NEVER, Counts, Limit, Supply, energy_at
+from suan.rules.clearing.slots import Floats, Seconds
 
 
 class QueueAnswer(msgspec.Struct, frozen=True, kw_only=True, eq=False):

@@ -5,12 +5,12 @@ Knows which orders are worth a try. How jobs find their place is `commit.py`.
 
 import numpy as np
 
-from suan.rules.bulk import Crew, commit_bulk
-from suan.rules.commit import Desk, Row, commit, desk, fresh, placements
-from suan.rules.dual import Climb, Field
-from suan.rules.layout import Layout
-from suan.rules.question import Counts, Placements, cost_of
-from suan.rules.slots import Floats
+from suan.rules.clearing.bulk import Crew, commit_bulk
+from suan.rules.clearing.commit import Desk, Row, commit, desk, fresh, placements
+from suan.rules.clearing.dual import Climb, Field
+from suan.rules.clearing.layout import Layout
+from suan.rules.clearing.question import Counts, Placements, cost_of
+from suan.rules.clearing.slots import Floats
 
 # Up to so many jobs each is placed by itself; above, classes are placed in pieces.
 _FINE_JOBS = 2_000

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from suan.rules.commit import Row, commit, fresh, placements
-from suan.rules.dual import Climb
-from suan.rules.plans import Book, smith
-from suan.rules.question import Counts, Limit, cost_of
-from suan.rules.slots import Floats
+from suan.rules.clearing.commit import Row, commit, fresh, placements
+from suan.rules.clearing.dual import Climb
+from suan.rules.clearing.plans import Book, smith
+from suan.rules.clearing.question import Counts, Limit, cost_of
+from suan.rules.clearing.slots import Floats
 
 _MOST_ROWS = 300
 _TAKEN_OUT = (2, 4, 7)  # rows at a time, besides the dear one

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from suan.rules.layout import Layout, View, search
-from suan.rules.question import Counts
-from suan.rules.slots import Floats
+from suan.rules.clearing.layout import Layout, View, search
+from suan.rules.clearing.question import Counts
+from suan.rules.clearing.slots import Floats
 
 # The climb, fitted by bench/clear.py: how much of a step is the step before; what the bound may be hoped to
 # gain at first, as a part of what is missing to a plan (or of the bound, without a plan); when and how much
@@ -21,7 +21,7 @@ from suan.rules.slots import Floats
 _MOMENTUM_RATIO = 0.5
 _HOPE_OF_MISSING_RATIO, _HOPE_OF_BOUND_RATIO, _HOPE_WHEN_WARM_RATIO = 0.3, 0.2, 0.02
 _FULFILLED_RATIO, _GROWTH_RATIO = 0.3, 1.5
-_PATIENCE, _SHRINK_RATIO, _HOPELESS_RATIO = 3, 0.6, 1e-6
+_PATIENCE, _SHRINK_RATIO, _HOPELESS_RATIO = 4, 0.6, 1e-6
 # Above so many cells (shapes x candidate starts) prices are found by a rough search and proved by a full one.
 # A search stops after so many cells, which a core looks at in about a second, but not before so many rounds.
 _SMALL_CELLS, _EXACT_CELLS, _ROUGH_CELLS, _FEWEST_ROUNDS = 400_000, 60_000_000, 120_000_000, 10

@@ -9,11 +9,11 @@ import heapq
 
 import numpy as np
 
-from suan.rules.commit import Desk, commit, cost_at, spans
-from suan.rules.layout import AnyFloats, View, at_edges
-from suan.rules.profile import FOREVER_S, Profile
-from suan.rules.question import Counts, Placements
-from suan.rules.slots import Floats
+from suan.rules.clearing.commit import Desk, commit, cost_at, spans
+from suan.rules.clearing.layout import AnyFloats, View, at_edges
+from suan.rules.clearing.profile import FOREVER_S, Profile
+from suan.rules.clearing.question import Counts, Placements
+from suan.rules.clearing.slots import Floats
 
 _PARTS = 4  # of a class: fewer are faster, more follow the prices closer (bench/clear.py)
 _FAR = 1e30

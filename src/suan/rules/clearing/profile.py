@@ -5,8 +5,8 @@ Knows no jobs and no money. What a slot has on average is `layout.py`'s business
 
 import numpy as np
 
-from suan.rules.question import Counts, Question
-from suan.rules.slots import Seconds
+from suan.rules.clearing.question import Counts, Question
+from suan.rules.clearing.slots import Seconds
 
 FOREVER_S = 1 << 60
 

@@ -8,9 +8,9 @@ neither prices nor plans.
 import msgspec
 import numpy as np
 
-from suan.rules.layout import distinct
-from suan.rules.question import Counts, Question, Supply
-from suan.rules.slots import Floats, Seconds
+from suan.rules.clearing.layout import distinct
+from suan.rules.clearing.question import Counts, Question, Supply
+from suan.rules.clearing.slots import Floats, Seconds
 
 
 class Jobs(msgspec.Struct, frozen=True, kw_only=True, eq=False):

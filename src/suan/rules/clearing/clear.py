@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from suan.rules.commit import placements
-from suan.rules.dual import Climb, Value, climb
-from suan.rules.improve import improve
-from suan.rules.layout import Layout
-from suan.rules.plans import Book, orders, smith
-from suan.rules.question import NEVER, Answer, Counts, Limit, Placements, Question, cost_of
-from suan.rules.slots import Floats
+from suan.rules.clearing.commit import placements
+from suan.rules.clearing.dual import Climb, Value, climb
+from suan.rules.clearing.improve import improve
+from suan.rules.clearing.layout import Layout
+from suan.rules.clearing.plans import Book, orders, smith
+from suan.rules.clearing.question import NEVER, Answer, Counts, Limit, Placements, Question, cost_of
+from suan.rules.clearing.slots import Floats
 
 METHOD = "price climb, priced list schedules"
 _PRICE_WEIGHTS = (1.0, 0.5, 0.0)  # of the prices, when a job chooses its start

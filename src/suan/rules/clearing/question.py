@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from suan.rules.slots import Floats, Seconds, Slots
+from suan.rules.clearing.slots import Floats, Seconds, Slots
 
 Counts = npt.NDArray[np.int64]
 NEVER = -1  # a start that the plan does not have
