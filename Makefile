@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 LOG := $(VENV)/setup.log
 
-.PHONY: help setup quickstart test check bench docs clean
+.PHONY: help setup quickstart test centres check bench docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,13 +30,20 @@ quickstart: $(STAMP) ## two sites, one model's life, a poem and a bill (about 5 
 test: $(STAMP) ## the whole test suite (about 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
+centres: $(STAMP) ## engines against the real Slurm, Ray and Kubernetes that are found on this machine
+	@SUAN_TEST_SLURM=rest $(BIN)/python -m pytest -rs tests/conformance tests/engines $(ARGS)
+
 check: $(STAMP) ## style and types
 	@$(BIN)/ruff check src tests bench examples docs
 	@$(BIN)/ruff format --check --line-length 110 src tests bench examples docs
 	@$(BIN)/mypy
 
-bench: $(STAMP) ## every bench/*.py, one after another
-	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+# What others import, and what fits coefficients (by hand, with --write), is no benchmark.
+BENCHES := $(filter-out bench/fit_% bench/report.py bench/market_runs.py bench/estimate_data.py bench/training_rows.py \
+  bench/clear_methods.py,$(wildcard bench/*.py))
+bench: $(STAMP) ## every benchmark, one after another; SUAN_DATA names the folder of traces and tables (hours)
+	@failed=; for file in $(BENCHES); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || failed="$$failed $$file"; done; \
+	  if [ -n "$$failed" ]; then echo "outside a limit:$$failed"; exit 1; fi
 
 docs: $(STAMP) ## the reference pages that are made from the code
 	@for maker in docs/reference/make_*.py; do \

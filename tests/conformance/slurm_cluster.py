@@ -68,7 +68,9 @@ SlurmdParameters=config_overrides
 
 
 def missing() -> str:
-    """Why no cluster can be started here; "" when one can."""
+    """Why no cluster is started here; "" when one is."""
+    if not os.environ.get("SUAN_TEST_SLURM"):
+        return "SUAN_TEST_SLURM is not set (rest or commands); make centres sets it"
     absent = [name for name in _NEEDED if shutil.which(name, path=_path()) is None]
     return f"no {', '.join(absent)} here; Debian: apt-get install {PACKAGES}" if absent else ""
 

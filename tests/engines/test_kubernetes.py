@@ -248,6 +248,8 @@ def ended(cause: str = "exited", code: int | None = 0, at_s: int = 100, detail: 
             "its pod is gone",
         ),
         ([ended("followed", -15), ended("followed", -15)], EndCause.LOST, -15, ""),
+        ([ended("terminated", -15, 90), ended("lost", None, detail="gone")], EndCause.LOST, None, "gone"),
+        ([ended("terminated", -15, 90), ended(code=7)], EndCause.EXITED, 7, "node 1 failed first"),
         ([ended("fenced", -9), ended("followed", -9)], EndCause.FENCED, -9, ""),
         (
             [ended("not_started", None, detail="no image"), ended("followed", None)],
@@ -392,7 +394,7 @@ def test_a_drained_machine_is_no_verdict_on_the_run(tmp_path: Path) -> None:
         time.sleep(0.05)
     running.send_signal(signal.SIGTERM)
     assert running.wait(30) == 1
-    assert exits(folder)[0].cause == "lost"
+    assert verdict(exits(folder)).cause is EndCause.LOST
 
 
 def test_a_stop_and_its_sigterm_are_a_stop(tmp_path: Path) -> None:

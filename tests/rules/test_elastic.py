@@ -13,7 +13,7 @@ from suan.grid.error import Refused
 from suan.grid.job import Elastic, EndCause, Priority, Replicas, Task
 from suan.grid.market import Clearing, Step
 from suan.grid.units import HOUR_S
-from suan.rules.elastic import RESIZE_AFTER_S, node_counts, resize
+from suan.rules.elastic import RESIZE_AFTER_S, Resizing, node_counts, resize
 from suan.rules.progress import remaining_s, saved_s
 from suan.rules.quota import Quotas
 from suan.rules.scaling import allowed_nodes, prior_speed, speed

@@ -127,7 +127,7 @@ class Node(supervise.Supervisor):
         while not self.cause:
             self.look_around()
             if self.terminated:
-                self.give_up("lost", "the cluster ended its pod before it started")
+                self.give_up("terminated", "the cluster ended its pod before it started")
             elif not os.path.exists(self.path(supervise.LOCK)):
                 self.give_up("lost", "the run's record was removed")
             elif self.lease_end_s() <= supervise.boot_clock_s():
@@ -163,6 +163,8 @@ class Node(supervise.Supervisor):
 
     def look(self) -> None:
         self.look_around()
+        if self.terminated:
+            self.end("terminated", "the cluster ended its pod", self.order["grace_s"])
         super().look()
 
     def look_around(self) -> None:

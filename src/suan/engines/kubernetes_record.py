@@ -56,7 +56,9 @@ class PodPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeExit(msgspec.Struct, frozen=True, kw_only=True):
-    """How one rank ended, as its supervisor says. `followed`: because another did."""
+    """How one rank ended, as its supervisor says. `followed`: because another did;
+    `terminated`: its pod was ended, which may be for the same reason.
+    """
 
     cause: str
     ended_at_s: int
@@ -216,10 +218,11 @@ def verdict(exits: dict[int, NodeExit]) -> Exit:
     """How a run ended whose nodes ended so: by the first that ended badly, else well."""
     order = sorted(exits, key=lambda rank: (exits[rank].ended_at_s, rank))
     bad = [rank for rank in order if exits[rank].cause != "exited" or exits[rank].exit_code]
-    own = [rank for rank in bad if exits[rank].cause != "followed"] or bad
+    own = [rank for rank in bad if exits[rank].cause not in ("followed", "terminated")]
+    own = own or [rank for rank in bad if exits[rank].cause == "terminated"] or bad
     first = own[0] if own else order[-1]
     told = exits[first]
-    cause = EndCause.LOST if told.cause == "followed" else EndCause(told.cause)
+    cause = EndCause.LOST if told.cause in ("followed", "terminated") else EndCause(told.cause)
     detail = told.detail
     if not detail and cause is EndCause.EXITED and own and len(exits) > 1:
         detail = f"node {first} failed first"

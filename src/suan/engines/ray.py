@@ -127,10 +127,9 @@ class RayEngine:
                 return
             record = RayRecord(self._runs / name)
             record.order_stop(grace_s)
-            plan = record.plan()
-            if plan is not None and record.cancel():
+            if record.cancel():
+                # Ray is not told: a job that it is asked to stop while it waits can stay waiting for ever.
                 record.end(unstarted(EndCause.STOPPED, "stopped before it started"))
-                self._watch.later(lambda: self._api.stop(plan.submission_id))
 
     def runs(self) -> tuple[EngineRun, ...]:
         with self._lock, os.scandir(self._runs) as entries:
@@ -356,7 +355,6 @@ class RayEngine:
         if failed and isinstance(job, JobSeen):
             said = " ".join((job.message or job.status).split())
             detail = f"Ray could not start it: {said[-300:]}"
-        self._watch.later(lambda: self._api.stop(plan.submission_id))
         return record.end(unstarted(EndCause.NOT_STARTED, detail))
 
     # ---------------------------------------------------------------- in the background
@@ -366,7 +364,9 @@ class RayEngine:
         self._watch.seldom("sweep", self._sweep, _SWEEP_S)
 
     def _sweep(self) -> None:
-        """Takes jobs out of Ray's list whose runs this site no longer knows; stops those that go on."""
+        """Takes jobs out of Ray's list whose runs this site no longer knows, stopping those that go on. Those
+        that wait are left to start: they find nothing to do.
+        """
         jobs = self._api.jobs()  # first: a run's folder is there before its job
         known = {
             plan.submission_id
@@ -377,6 +377,8 @@ class RayEngine:
             ours = (job.metadata or {}).get("suan_engine") == self._id
             if not ours or job.submission_id is None or job.submission_id in known:
                 continue
-            undo = self._api.delete if job.status in ENDED else self._api.stop
             with contextlib.suppress(SiteTrouble):  # the next sweep tries again
-                undo(job.submission_id)
+                if job.status in ENDED:
+                    self._api.delete(job.submission_id)
+                elif job.status == "RUNNING":
+                    self._api.stop(job.submission_id)

@@ -75,7 +75,7 @@ def test_a_deleted_job_is_a_lost_run(site: EngineSite, opener: KubernetesOpener)
     engine = running(site, "deleted")
     opener.api.delete_job(NAMESPACE, jobs(opener, site.folder)[0])
     ended = site.wait(engine, "deleted")
-    assert (ended.cause, ended.detail) == (EndCause.LOST, "the system ended the run's supervisor")
+    assert (ended.cause, ended.detail) == (EndCause.LOST, "the cluster ended its pod")
 
 
 def test_a_killed_pod_is_a_lost_run_and_ends_the_other_node(
