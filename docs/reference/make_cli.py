@@ -36,6 +36,7 @@ data_port = 8701
 data_url = ""                  # what others call that address by, when they see another
 emulate_links = false          # wait out declared round trips: several sites on one machine
 labels = {}
+engine = "local"               # or slurm, ray, kubernetes: `[engine_options]` as their how-to pages say
 
 [[pool]]
 name = "gpu"

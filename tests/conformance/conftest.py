@@ -1,8 +1,8 @@
 """The engines under test: one row each in ENGINES. A row says how to open the engine and what it can do.
 
 The suite speaks to `suan.ports.Engine` only. What needs real processes asks for the ability `processes`, what
-needs device indices for `devices`, what looks into the local engine's own records for `supervisors`; an engine
-without an ability skips those tests and no others.
+needs device indices for `devices`, what looks into the local engine's own records for `supervisors`; an
+engine without an ability skips those tests and no others.
 """
 
 import time

@@ -74,6 +74,8 @@ class Wattage:
 
     def _sample(self, runs: Sequence[tuple[EngineRun, RunNotes]]) -> None:
         for run, notes in runs:
+            if not run.devices:  # a cluster's: which devices it has, and of which machine, is not known here
+                continue
             first = self._first[notes.pool]
             watts = self._read_w([first + index for index in run.devices])
             now_s = time.monotonic()
