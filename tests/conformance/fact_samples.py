@@ -43,7 +43,7 @@ def full_sample(hint: Any, name: str = "x") -> Any:
     if origin is tuple:
         return (full_sample(arguments[0], name),)
     if origin is dict:
-        return {"k": full_sample(arguments[1], name)}
+        return {7 if arguments[0] is int else "k": full_sample(arguments[1], name)}
     if issubclass(hint, enum.Enum):
         return next(iter(hint))
     assert issubclass(hint, msgspec.Struct), f"no sample for {hint}"
@@ -62,7 +62,8 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
     if origin is tuple:
         return st.lists(_values(arguments[0]), max_size=2).map(tuple)
     if origin is dict:
-        return st.dictionaries(st.text(max_size=8), _values(arguments[1]), max_size=2)
+        keys = st.integers(1, 99) if arguments[0] is int else st.text(max_size=8)
+        return st.dictionaries(keys, _values(arguments[1]), max_size=2)
     if issubclass(hint, enum.Enum):
         return st.sampled_from(list(hint))
     return facts_of(hint)

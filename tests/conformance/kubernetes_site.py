@@ -5,6 +5,7 @@ have this machine's files at the same paths: a cluster of one machine, or shared
 """
 
 import os
+import shutil
 import tempfile
 import uuid
 from pathlib import Path
@@ -62,4 +63,5 @@ class KubernetesOpener:
     def close(self) -> None:
         if self._cluster is not None:
             self._cluster.close()
+            shutil.rmtree(self._cluster.folder.parent, ignore_errors=True)
             self._cluster = None

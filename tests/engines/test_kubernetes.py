@@ -349,6 +349,22 @@ def test_nothing_starts_before_every_node_has_come_up(tmp_path: Path) -> None:
     assert not (tmp_path / "began").exists()
 
 
+def test_a_node_that_comes_up_after_another_has_failed_starts_nothing(tmp_path: Path) -> None:
+    """Else it would run through its whole grace: whom nobody tells to end is only killed."""
+    folder = prepared(tmp_path, "exit 3", ranks=2, grace_s=60)
+    running = start(folder)
+    while PodRecord(folder).node(0) is None:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGSTOP)
+    assert start(folder).wait(30) == 3
+    began_s = time.monotonic()
+    running.send_signal(signal.SIGCONT)
+    running.wait(30)
+    assert time.monotonic() - began_s < 10
+    assert (exits(folder)[0].cause, exits(folder)[0].started_at_s) == ("followed", None)
+    assert verdict(exits(folder)).exit_code == 3
+
+
 def lease(tmp_path: Path, seconds: float, age_s: float = 0.0) -> None:
     value = {"seconds": seconds, "at_s": time.time() - age_s, "number": random.random()}
     supervise.write_json(str(tmp_path / "lease.json"), value)

@@ -20,7 +20,7 @@ from suan.control.execute import facts_of, orders_for
 from suan.control.observe import fence_s, observe, silences
 from suan.grid.action import Observation, Orders, Plan
 from suan.grid.error import NotNow, Refused, SuanError
-from suan.grid.fact import Fact, GridStarted, JobEnded, RunEnded
+from suan.grid.fact import Fact, GridStarted, JobEnded, MarketCleared, RunEnded
 from suan.grid.job import Reason
 from suan.grid.state import State
 from suan.ports import Clock, Journal
@@ -170,7 +170,7 @@ class Grid:
             self.plan = plan
             facts = facts_of(plan)
             self._write_durably(facts)
-            if not any(isinstance(fact, JobEnded) for fact in facts):
+            if not any(isinstance(fact, JobEnded | MarketCleared) for fact in facts):
                 self._planned_sequence = self.state.sequence
         self._tell()
         return self.plan

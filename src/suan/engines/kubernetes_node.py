@@ -126,6 +126,8 @@ class Node(supervise.Supervisor):
         deadline_s = supervise.boot_clock_s() + self.order["meet_s"]
         while not self.cause:
             self.look_around()
+            if self.cause:
+                break
             if self.terminated:
                 self.give_up("terminated", "the cluster ended its pod before it started")
             elif not os.path.exists(self.path(supervise.LOCK)):

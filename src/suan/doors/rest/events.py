@@ -72,11 +72,13 @@ def _event(kind: str, data: object, sequence: int = 0) -> bytes:
 
 
 def may_see(state: State, key: Key, fact: f.Fact) -> bool:
-    """Sites, links and tariffs are everybody's; the rest is a tenant's, and keys are an operator's."""
+    """Sites, links, tariffs and prices are everybody's; the rest is a tenant's, keys are an operator's."""
     match fact:
         case f.GridStarted() | f.LinkSet() | f.TariffSet() | f.SiteJoined() | f.SiteDescribed():
             return True
         case f.SiteSilent() | f.SiteHeard() | f.SiteFenced() | f.SiteReturned() | f.SiteDraining():
+            return True
+        case f.MarketCleared():
             return True
         case f.KeyIssued() | f.KeyRevoked():
             return key.role in SEES_ALL

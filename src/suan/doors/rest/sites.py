@@ -33,7 +33,16 @@ router = APIRouter(prefix="/v1", tags=["sites"])
 _observation = msgspec.json.Decoder(Observation)
 _tariff = msgspec.json.Decoder(Tariff)
 # Facts after which no site's orders can be others than before.
-_NOT_FOR_SITES = (f.JobSubmitted, f.Metered, f.Settled, f.KeyIssued, f.KeyRevoked, f.TenantSet, f.RunStarted)
+_NOT_FOR_SITES = (
+    f.JobSubmitted,
+    f.MarketCleared,
+    f.Metered,
+    f.Settled,
+    f.KeyIssued,
+    f.KeyRevoked,
+    f.TenantSet,
+    f.RunStarted,
+)
 
 
 @router.post("/join-tokens", status_code=201)
