@@ -42,6 +42,11 @@ def _daemons() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def engines() -> dict[str, tuple[Callable[[Path], Engine], frozenset[str]]]:
+    return ENGINES
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     if find_postgres() is None:
         pytest.skip(MISSING)

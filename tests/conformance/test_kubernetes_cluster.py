@@ -23,10 +23,8 @@ NAMESPACE = "default"
 
 
 @pytest.fixture
-def opener(request: pytest.FixtureRequest) -> KubernetesOpener:
-    from conftest import ENGINES
-
-    opener = ENGINES["kubernetes"][0]
+def opener(engines) -> KubernetesOpener:
+    opener = engines["kubernetes"][0]
     if why := opener.missing():
         pytest.skip(f"kubernetes cannot be started: {why}")
     if os.environ.get("SUAN_TEST_KUBECONFIG"):

@@ -54,7 +54,7 @@ MUTANTS = (
         ),
     ),
     one(
-        "a release is forgotten", "evolve", "_count_devices(state, run, -1)", "_count_devices(state, run, 0)"
+        "a release is forgotten", "indices", "_count_devices(state, run, -1)", "_count_devices(state, run, 0)"
     ),
     Mutant(
         "a placement takes nothing from the plan's supply",
@@ -109,7 +109,7 @@ MUTANTS = (
     ),
     one("reservations are not heeded", "supply", "return devices <= self.spare_at_s", "return True"),
     one("valley jobs do not age", "order", "if rank == _RANK[Priority.VALLEY]:", "if False:"),
-    one("shares do not count", "turns", "float(share > cycle.fair_share)", "0.0"),
+    one("shares do not count", "turns", "float(is_over)", "0.0"),
     one(
         "priority classes do not count",
         "order",
@@ -187,12 +187,6 @@ MUTANTS = (
             ),
             Patch("preempt", "mine = _RANK[case.claim.job.task.priority]\n", "mine = 0\n"),
         ),
-    ),
-    one(
-        "one victim for two",
-        "preempt",
-        "planned=(*standing.planned, *(stop.run for stop in made.stops)),",
-        "planned=standing.planned,",
     ),
     one(
         "the dearest victims",

@@ -14,6 +14,7 @@ from suan.sim.compare import prepared
 from suan.sim.policies import BUILT_IN, named_policy
 from suan.sim.published import as_published
 from suan.sim.run import Simulation
+from suan.sim.site import RESTORE_S
 from suan.sim.trace import JobRow, Trace, make_trace
 from suan.sim.world import World
 
@@ -184,7 +185,7 @@ def test_a_job_pauses_while_power_is_dear_and_loses_nothing(policy: str) -> None
     ]
     assert len(went) == 2
     assert went[0][0] == 6 and went[0][1] == pytest.approx(8, abs=0.01)
-    assert went[1] == (12, pytest.approx(15, abs=0.01))
+    assert went[1] == (12, pytest.approx(15 + RESTORE_S / HOUR_S, abs=0.01))
     assert simulation.sites["a"].lost_device_s <= 4 * 2
 
 

@@ -19,6 +19,7 @@ from suan.grid.units import HOUR_S
 from suan.sim.check import violations
 from suan.sim.command import simulate_command
 from suan.sim.compare import simulate
+from suan.sim.site import RESTORE_S
 from suan.sim.trace import JobRow, make_trace
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "worlds"
@@ -251,7 +252,8 @@ def test_what_a_lost_node_costs(checkpoint_s: float | None, lost_s: int) -> None
     assert violations(run) == ()
     (job,) = run.state.jobs.values()
     assert sum(site.lost_device_s for site in run.sites.values()) == lost_s
-    assert job.ended_at_s - world.start_s == 3600 + lost_s // 4
+    restored_s = RESTORE_S if checkpoint_s else 0
+    assert job.ended_at_s - world.start_s == 3600 + lost_s // 4 + restored_s
 
 
 def test_until_ends_it_early(tmp_path: Path) -> None:
