@@ -174,6 +174,17 @@ def test_a_leader_that_goes_leaves_the_lead_to_the_next_who_forgets_nothing(plan
     assert sum(isinstance(fact, f.GridStarted) for fact in planes.facts()) == 2  # every clock begins anew
 
 
+def test_a_leader_that_is_stopped_in_the_moment_it_loses_the_lead_ends(planes: Planes) -> None:
+    for name in "abcdefgh":
+        plane = planes.start(name)
+        until(lambda plane=plane: plane.leads)
+        planes.journals[name]._failed = "the session broke"  # what it writes next fails
+        stopper = threading.Thread(target=plane.stop, daemon=True)
+        stopper.start()
+        stopper.join(WITHIN_S)
+        assert not stopper.is_alive(), "it follows for ever, and whoever stops it waits"
+
+
 # ---------------------------------------------------------------- two that believe
 
 

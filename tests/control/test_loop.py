@@ -11,7 +11,7 @@ from suan.control.loop import Grid
 from suan.grid import fact as f
 from suan.grid.account import Usage
 from suan.grid.action import Observation, OutputSeen, RunSeen, StopRun
-from suan.grid.error import Refused, SiteTrouble
+from suan.grid.error import Refused, SiteTrouble, SuanError
 from suan.grid.job import EndCause, JobPhase, Resources, RunPhase, Task
 from suan.grid.site import Bands, Pool, SitePhase, Tariff
 from suan.grid.state import State
@@ -229,6 +229,51 @@ def test_a_journal_that_cannot_be_written_changes_nothing_and_says_so() -> None:
         submit(grid, job())
     assert grid.state.sequence == before
     assert not grid.state.jobs
+
+
+class FailingDisk(MemoryJournal):
+    failing = False
+
+    def sync(self) -> None:
+        if self.failing:
+            raise SiteTrouble("journal_failed", "input/output error")
+
+
+def test_a_grid_whose_journal_fails_in_its_last_batch_ends_and_answers_everybody() -> None:
+    journal = FailingDisk()
+    grid, _, _ = grid_with_sites("a", journal=journal)
+    grid.start()
+    busy, free, told = threading.Event(), threading.Event(), []
+
+    def hold(state: State, now_s: int) -> tuple[Sequence[f.Fact], None]:
+        busy.set()
+        free.wait(10)
+        return (), None
+
+    def caller(command: Callable[[], object]) -> None:
+        try:
+            command()
+        except SuanError as error:
+            told.append(error.code)
+
+    def unplug(state: State, now_s: int) -> tuple[Sequence[f.Fact], None]:
+        journal.failing = True
+        return (), None
+
+    commands = [lambda: grid.do(hold), lambda: grid.do(unplug)]
+    threads = [threading.Thread(target=caller, args=(command,)) for command in commands]
+    threads[0].start()
+    assert busy.wait(10)
+    threads[1].start()
+    until(lambda: not grid._queue.empty())
+    stopper = threading.Thread(target=grid.stop, daemon=True)
+    stopper.start()  # its wish to end stands in the batch that fails
+    until(lambda: grid._queue.qsize() == 2)
+    free.set()
+    for thread in (stopper, *threads):
+        thread.join(10)
+        assert not thread.is_alive()
+    assert "grid_stopped" in told
 
 
 def test_a_wrong_plan_is_not_carried_out_and_the_grid_goes_on_answering() -> None:

@@ -171,7 +171,7 @@ class Plane(Grid):
     def _follow(self) -> bool:
         """True when this plane has got the lead, False when it is to end."""
         try_after_s = 0.0
-        while self._refuse_waiting():
+        while self._goes_on():
             self._fold_news()
             if time.monotonic() >= try_after_s:
                 if self._shared.try_lead(self.url):
@@ -208,7 +208,7 @@ class Plane(Grid):
 
     def _recover(self) -> bool:
         """Until the state is the journal's again: True. False when this plane is to end."""
-        while self._refuse_waiting():
+        while self._goes_on():
             try:
                 self._shared.reopen()
                 if self._torn or self._shared.catch_up() < self._durable:
@@ -221,14 +221,10 @@ class Plane(Grid):
                 time.sleep(TRY_S)
         return False
 
-    def _refuse_waiting(self) -> bool:
+    def _goes_on(self) -> bool:
         """Answers commands that came too late to be led. False when the loop is to end."""
-        while not self._queue.empty():
-            item = self._queue.get()
-            if item is None:
-                return False
-            item[1].set_exception(self.not_leader())
-        return True
+        self._refuse_waiting()
+        return not self._ending.is_set()
 
     def _stopped(self) -> NotNow:
         return self.not_leader()

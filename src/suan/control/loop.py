@@ -68,6 +68,7 @@ class Grid:
         self._listeners: list[Listener] = []
         self._news: list[tuple[int, Fact]] = []
         self._thread: threading.Thread | None = None
+        self._ending = threading.Event()  # the queue's None only wakes the loop, and may be lost in a failure
         self._planned_sequence = -1  # the state that the newest plan was made from, its own facts included
         self._tick_after = 0.0
         self.trouble = ""  # why the grid answers no more; "" while all is well
@@ -145,15 +146,18 @@ class Grid:
 
     def start(self) -> None:
         """Runs the loop in a thread until `stop`."""
+        self._ending.clear()
         self._thread = threading.Thread(target=self._run, name="suan-grid", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Ends the loop after what waits is done, and closes the journal."""
         if self._thread is not None:
+            self._ending.set()
             self._queue.put(None)
             self._thread.join()
             self._thread = None
+            self._refuse_waiting()
         self._journal.close()
 
     def tick(self) -> Plan:
@@ -194,8 +198,17 @@ class Grid:
         except Exception as error:
             self.trouble = f"{type(error).__name__}: {error}"
             log.critical("the grid stops deciding: %s", self.trouble, exc_info=True)
-            while (item := self._queue.get()) is not None:  # answers, so that nobody waits for ever
-                item[1].set_exception(self._stopped())
+            while not self._ending.is_set():  # answers, so that nobody waits for ever
+                self._refuse(self._queue.get())
+
+    def _refuse_waiting(self) -> None:
+        """Answers commands that came too late to be carried out."""
+        while not self._queue.empty():
+            self._refuse(self._queue.get())
+
+    def _refuse(self, item: tuple[Command[Any], Future[Any]] | None) -> None:
+        if item is not None:
+            item[1].set_exception(self._stopped())
 
     def _stopped(self) -> NotNow:
         return NotNow("grid_stopped", self.trouble, hint="restart the grid: suan up")
