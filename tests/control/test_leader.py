@@ -188,9 +188,17 @@ def test_a_leader_that_is_stopped_in_the_moment_it_loses_the_lead_ends(planes: P
 # ---------------------------------------------------------------- two that believe
 
 
+def test_a_leader_that_has_nothing_to_write_hears_from_its_beat_that_another_leads(planes: Planes) -> None:
+    stale, other = planes.start("a"), planes.start("b")
+    planes.take_away_lock("a")
+    until(lambda: other.leads and not stale.leads)
+    until(lambda: stale.leader == "http://b" and not stale.trouble)
+
+
 def test_a_leader_whose_lock_is_gone_cannot_write_though_it_believes(planes: Planes) -> None:
     stale, other = planes.start("a"), planes.start("b")
     kept = submit(stale, "kept")
+    planes.journals["a"]._beating.set()  # its next beat would tell it
     planes.take_away_lock("a")
     until(lambda: other.leads)
     assert stale.leads, "it has been answered a moment ago, and nobody told it"

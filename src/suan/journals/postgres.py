@@ -19,7 +19,7 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from suan.grid.error import NotNow, Refused, SiteTrouble
+from suan.grid.error import NotNow, Refused, SiteTrouble, SuanError
 from suan.grid.fact import Fact
 from suan.journals.codec import FORMAT, checksum, corrupt, decode, encode
 from suan.journals.compare import check_head
@@ -258,8 +258,15 @@ class PostgresJournal:
             with self._using:
                 if over.is_set() or self._failed:
                     return
-                with contextlib.suppress(SiteTrouble):
-                    self._ask(lambda db: db.execute("SELECT 1"))
+                with contextlib.suppress(SuanError):
+                    self._ask(self._prove)
+
+    def _prove(self, db: psycopg.Connection[Any]) -> None:
+        """A session that answers has the lead as long as nobody has taken it with a later term."""
+        term, leader = one(db, "SELECT term, leader FROM journal")
+        if term != self._term:
+            self._failed = f"{leader} leads since term {term}, this was term {self._term}"
+            raise _moved(self._failed, self._head)
 
     def _claim(self, db: psycopg.Connection[Any]) -> None:
         """Compares, and keeps the row until the commit: what is appended next needs no comparison."""
