@@ -17,7 +17,8 @@ from suan.engines import supervise
 from suan.engines.metering import PowerShare
 from suan.engines.ray_api import RayApi, RayNode, Submission, token_of
 from suan.engines.ray_pools import counted, demand, fitting, inventory, pool_nodes, pools_of, unknown_kinds
-from suan.engines.ray_record import Plan, RayRecord, folder_name
+from suan.engines.ray_record import Plan, RayRecord
+from suan.engines.run_folders import folder_name
 from suan.grid.error import SiteTrouble
 from suan.grid.job import EndCause
 

@@ -12,15 +12,11 @@ Jobs).
 """
 
 import contextlib
-import fcntl
 import hashlib
-import os
-import shutil
 import threading
 import time
-import urllib.parse
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +25,10 @@ from suan.engines.devices import free_port
 from suan.engines.kubernetes_api import Api
 from suan.engines.kubernetes_cluster import Cluster
 from suan.engines.kubernetes_objects import Pod, Settings
-from suan.engines.kubernetes_record import MADE, SCRIPT, STOP, PodPlace, PodRecord, folder_name
-from suan.engines.metering import metered, power_share
+from suan.engines.kubernetes_record import MADE, SCRIPT, STOP, PodPlace, PodRecord
+from suan.engines.metering import power_share
 from suan.engines.order import Placement, run_variables, shell_arguments, shell_text
-from suan.engines.record import Exit
+from suan.engines.run_folders import Exit, RunFolders, ended_run, folder_name, run_of
 from suan.grid import hardware
 from suan.grid.error import SiteTrouble
 from suan.grid.job import EndCause, RunPhase
@@ -63,17 +59,14 @@ class KubernetesEngine:
             hardware.accelerator(pool.accelerator)
         self._settings = settings
         self._folder = folder.resolve()
-        self._runs = self._folder / "runs"
-        self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._volumes = tuple(dict.fromkeys([self._folder, *(path.resolve() for path in shared)]))
         self._lock = threading.RLock()
+        self._runs = RunFolders(self._folder, self._lock)
         self._ended: dict[str, tuple[int, EngineRun]] = {}  # folder name -> inode, and the last word
         self._taken_s: dict[tuple[str, int], float] = {}  # when a rank was first seen taken
         self._beats: dict[tuple[str, int], tuple[int, float]] = {}  # in doubt: heartbeat, and since when
         self._lease_s = 0
-        with self._exclusive():
-            for leftover in self._runs.glob(".*"):  # half made or half removed when an agent was killed
-                shutil.rmtree(leftover, ignore_errors=True)
+        with self._runs.exclusive():
             self._site = self._own_label()
             self._program = self._copy_programs()
         self._cluster = Cluster(api, settings, self._site, pools)
@@ -101,7 +94,7 @@ class KubernetesEngine:
         """
         name = folder_name(spec.run)
         try:
-            with self._exclusive():
+            with self._runs.exclusive():
                 if self._look(name) is not None:
                     return
                 place = self._accept(spec, name)
@@ -110,7 +103,7 @@ class KubernetesEngine:
                 except SiteTrouble as trouble:
                     if trouble.code == "engine_unreachable":  # it may have heard
                         return
-                    shutil.rmtree((self._runs / name).rename(self._runs / f".{uuid.uuid4().hex}"))
+                    self._runs.remove(name)
                     raise
         except OSError as error:
             raise SiteTrouble("launch_failed", f"run {spec.run} could not be started: {error}") from error
@@ -121,7 +114,7 @@ class KubernetesEngine:
             seen = self._look(name)
             if seen is None or seen.phase is RunPhase.ENDED:
                 return
-            record = PodRecord(self._runs / name)
+            record = PodRecord(self._runs.folder(name))
             record.order_stop(grace_s)
             record.withdraw("stopped", "stopped before it started")
             if (place := record.place()) is not None:
@@ -130,24 +123,21 @@ class KubernetesEngine:
     def runs(self) -> tuple[EngineRun, ...]:
         with self._lock:
             self._cluster.look(self._going)
-            seen = (self._look(entry.name, entry.inode()) for entry in self._entries())
+            seen = (self._look(entry.name, entry.inode()) for entry in self._runs.entries())
             return tuple(sorted((run for run in seen if run is not None), key=lambda run: run.run))
 
     def log(self, run: str, offset: int, limit: int) -> bytes:
         with self._lock:
-            return PodRecord(self._runs / folder_name(run)).log(offset, limit)
+            return PodRecord(self._runs.folder(folder_name(run))).log(offset, limit)
 
     def forget(self, run: str) -> None:
         name = folder_name(run)
-        with self._exclusive():
+        with self._runs.exclusive():
             seen = self._look(name)
             if seen is None or seen.phase is not RunPhase.ENDED:
                 return
-            rest = self._runs / f".{uuid.uuid4().hex}"
-            with contextlib.suppress(FileNotFoundError):
-                (self._runs / name).rename(rest)
+            self._runs.remove(name)
             self._ended.pop(name, None)
-            shutil.rmtree(rest, ignore_errors=True)
 
     def renew_lease(self, seconds: int) -> None:
         """See `Engine.renew_lease`. Before the first call there is no lease and runs go on by themselves."""
@@ -160,17 +150,6 @@ class KubernetesEngine:
     @property
     def _lease(self) -> Path:
         return self._folder / "lease.json"
-
-    def _entries(self) -> list[os.DirEntry[str]]:
-        with os.scandir(self._runs) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """One engine at a time gives devices away, whatever process it is in."""
-        with self._lock, open(self._folder / "engine.lock", "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _own_label(self) -> str:
         """What this site's Jobs are labelled with, drawn once: another folder's are never taken for ours."""
@@ -196,8 +175,8 @@ class KubernetesEngine:
     def _going(self) -> dict[str, tuple[PodPlace, int]]:
         """By Job: each accepted run that has not ended, and how many of its nodes have."""
         going = {}
-        for entry in self._entries():
-            record = PodRecord(self._runs / entry.name)
+        for entry in self._runs.entries():
+            record = PodRecord(self._runs.folder(entry.name))
             if entry.name not in self._ended and record.exit() is None and (place := record.place()):
                 going[place.job] = (place, len(record.node_exits(record.names())))
         return going
@@ -224,14 +203,10 @@ class KubernetesEngine:
             accepted_at_s=int(time.time()),
             power=power_share(pool, spec.nodes, spec.devices_per_node),
         )
-        fresh = self._runs / f".{uuid.uuid4().hex}"
-        fresh.mkdir(mode=0o700)
-        try:
-            PodRecord(fresh).create(place, shell_text(spec), self._orders(spec, place, self._runs / name))
-            fresh.rename(self._runs / name)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
+        with self._runs.making(name) as fresh:
+            PodRecord(fresh).create(
+                place, shell_text(spec), self._orders(spec, place, self._runs.folder(name))
+            )
         return place
 
     def _orders(self, spec: LaunchSpec, place: PodPlace, folder: Path) -> list[dict[str, Any]]:
@@ -252,7 +227,7 @@ class KubernetesEngine:
         return [{**common, "nodes": [{"env": env, "cpus": []}]} for env in variables]
 
     def _submit(self, name: str, place: PodPlace) -> None:
-        folder = self._runs / name
+        folder = self._runs.folder(name)
         command = (self._settings.python, "-s", "-S", "-E", str(self._program), str(folder))
         self._cluster.submit(place, command, self._volumes)
         (folder / MADE).touch()
@@ -261,7 +236,7 @@ class KubernetesEngine:
 
     def _look(self, name: str, inode: int | None = None) -> EngineRun | None:
         """The run in this folder as it is now, None when there is none. Mends what a kill left half done."""
-        record = PodRecord(self._runs / name)
+        record = PodRecord(self._runs.folder(name))
         if inode is None:
             try:
                 inode = record.folder.stat().st_ino
@@ -283,7 +258,7 @@ class KubernetesEngine:
                 cause=EndCause.LOST, ended_at_s=int(time.time()), detail="the run's record is damaged"
             )
         if exit is not None:
-            run = _ended_run(urllib.parse.unquote(name), place, exit)
+            run = ended_run(run_of(name), place, exit)
             self._ended[name] = (inode, run)
             return run
         if place is None:
@@ -368,20 +343,3 @@ def rank_variables(spec: LaunchSpec, place: PodPlace, rank: int) -> dict[str, st
         "SKYPILOT_NUM_GPUS_PER_NODE": "0" if on_cpu else str(spec.devices_per_node),
         "OMP_NUM_THREADS": spec.env.get("OMP_NUM_THREADS", str(max(1, int(place.cpus)))),
     }
-
-
-def _ended_run(run: str, place: PodPlace | None, exit: Exit) -> EngineRun:
-    usage = None
-    if place is not None and exit.started_at_s is not None:
-        usage = metered(place.power, exit.wall_s, exit.cpu_s, exit.peak_memory_bytes)
-    return EngineRun(
-        run=run,
-        phase=RunPhase.ENDED,
-        started_at_s=exit.started_at_s,
-        ended_at_s=exit.ended_at_s,
-        exit_code=exit.exit_code,
-        cause=exit.cause,
-        detail=exit.detail,
-        usage=usage,
-        port=place.port if place else 0,
-    )

@@ -18,7 +18,6 @@ import contextlib
 import os
 import struct
 import time
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ import msgspec
 
 from suan.engines import supervise
 from suan.engines.metering import PowerShare
-from suan.engines.record import Exit
-from suan.grid.error import SiteTrouble
+from suan.engines.run_folders import Exit, read_record
 from suan.grid.job import EndCause
 
 PLACE, STOP, EXIT, MADE, SCRIPT = "place.json", "stop.json", "exit.json", "made", "script.sh"
@@ -91,10 +89,10 @@ class PodRecord:
             return frozenset()
 
     def place(self) -> PodPlace | None:
-        return _read(self.folder / PLACE, PodPlace)
+        return read_record(self.folder / PLACE, PodPlace)
 
     def exit(self) -> Exit | None:
-        return _read(self.folder / EXIT, Exit)
+        return read_record(self.folder / EXIT, Exit)
 
     def node(self, rank: int) -> dict[str, Any] | None:
         """Where a rank that was taken is: `address`, `port` and `pod`; None before it has said so."""
@@ -105,7 +103,7 @@ class PodRecord:
         found = {}
         for name in sorted(names):
             if name.startswith("exit-") and name.endswith(".json"):
-                exit = _read(self.folder / name, NodeExit)
+                exit = read_record(self.folder / name, NodeExit)
                 if exit is not None:
                     found[int(name[len("exit-") : -len(".json")])] = exit
         return found
@@ -237,28 +235,6 @@ def verdict(exits: dict[int, NodeExit]) -> Exit:
         cpu_s=sum(exit.cpu_s for exit in exits.values()),
         peak_memory_bytes=sum(exit.peak_memory_bytes for exit in exits.values()),
     )
-
-
-def folder_name(run: str) -> str:
-    """A file name that stands for the run's id, whatever is in it.
-
-    Raises: SiteTrouble `launch_failed` when it cannot be one.
-    """
-    name = urllib.parse.quote(run, safe="")
-    if name.startswith("."):
-        name = "%2E" + name[1:]
-    if not 0 < len(name) <= _LONGEST_NAME:
-        raise SiteTrouble(
-            "launch_failed", f"a run's id of {len(run)} characters cannot be kept: {run[:40]!r}"
-        )
-    return name
-
-
-def _read(path: Path, kind: type[Any]) -> Any:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError):
-        return None
 
 
 def _pread(path: Path, offset: int, limit: int) -> bytes:

@@ -7,23 +7,21 @@ A run's environment: the agent's own without its SUAN_ variables (they may hold 
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import threading
-import urllib.parse
-import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from suan.engines import supervise
 from suan.engines.devices import choose_devices, free_port, pin
-from suan.engines.metering import metered, power_share
+from suan.engines.metering import power_share
 from suan.engines.order import Placement, inherited, shell_arguments, shell_text, supervisor_order
-from suan.engines.record import SCRIPT, SUPERVISOR_LOG, Exit, Place, RunRecord, boot_id
+from suan.engines.record import SCRIPT, SUPERVISOR_LOG, Place, RunRecord, boot_id
+from suan.engines.run_folders import Exit, RunFolders, ended_run, folder_name, run_of
 from suan.grid import hardware
 from suan.grid.error import SiteTrouble
 from suan.grid.job import RunPhase
@@ -46,16 +44,12 @@ class LocalEngine:
             hardware.accelerator(pool.accelerator)
         self._pools = {pool.name: pool for pool in pools}
         self._folder = folder.resolve()
-        self._runs = self._folder / "runs"
-        self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._shell = shutil.which("bash") or "/bin/sh"
         self._lock = threading.RLock()
+        self._runs = RunFolders(self._folder, self._lock)
         self._ended: dict[str, tuple[int, EngineRun]] = {}  # folder name -> inode, and the last word
         self._supervisors: dict[str, subprocess.Popen[bytes]] = {}  # those that this engine started
         self._starts: Counter[str] = Counter()
-        with self._exclusive():
-            for leftover in self._runs.glob(".*"):  # half made or half removed when an agent was killed
-                shutil.rmtree(leftover, ignore_errors=True)
 
     # ---------------------------------------------------------------- the port
 
@@ -68,9 +62,9 @@ class LocalEngine:
 
         Raises: SiteTrouble `no_devices`, `no_pool`, `no_port`, `launch_failed`.
         """
-        name = _folder_name(spec.run)
+        name = folder_name(spec.run)
         try:
-            with self._exclusive():
+            with self._runs.exclusive():
                 if self._look(name) is None:
                     self._accept(spec, name)
                     self._start(name)
@@ -78,7 +72,7 @@ class LocalEngine:
             raise SiteTrouble("launch_failed", f"run {spec.run} could not be started: {error}") from error
 
     def stop(self, run: str, grace_s: int) -> None:
-        name = _folder_name(run)
+        name = folder_name(run)
         with self._lock:
             seen = self._look(name)
             if seen is not None and seen.phase is not RunPhase.ENDED:
@@ -89,28 +83,25 @@ class LocalEngine:
             for name, supervisor in list(self._supervisors.items()):
                 if supervisor.poll() is not None:
                     del self._supervisors[name]
-            seen = (self._look(entry.name, entry.inode()) for entry in self._entries())
+            seen = (self._look(entry.name, entry.inode()) for entry in self._runs.entries())
             return tuple(sorted((run for run in seen if run is not None), key=lambda run: run.run))
 
     def log(self, run: str, offset: int, limit: int) -> bytes:
         try:
-            with open(self._runs / _folder_name(run) / supervise.LOG, "rb") as file:
+            with open(self._runs.folder(folder_name(run)) / supervise.LOG, "rb") as file:
                 return os.pread(file.fileno(), max(0, limit), max(0, offset))
         except FileNotFoundError:
             return b""
 
     def forget(self, run: str) -> None:
-        name = _folder_name(run)
-        with self._exclusive():
+        name = folder_name(run)
+        with self._runs.exclusive():
             seen = self._look(name)
             if seen is None or seen.phase is not RunPhase.ENDED:
                 return
-            rest = self._runs / f".{uuid.uuid4().hex}"
-            with contextlib.suppress(FileNotFoundError):
-                (self._runs / name).rename(rest)
+            self._runs.remove(name)
             self._ended.pop(name, None)
             self._starts.pop(name, None)
-            shutil.rmtree(rest, ignore_errors=True)
 
     def renew_lease(self, seconds: int) -> None:
         """See `Engine.renew_lease`. Before the first call there is no lease and runs go on by themselves."""
@@ -124,18 +115,7 @@ class LocalEngine:
         return self._folder / "lease.json"
 
     def _record(self, name: str) -> RunRecord:
-        return RunRecord(self._runs / name)
-
-    def _entries(self) -> list[os.DirEntry[str]]:
-        with os.scandir(self._runs) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """One engine at a time gives devices away, whatever process it is in."""
-        with self._lock, open(self._folder / "engine.lock", "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return RunRecord(self._runs.folder(name))
 
     def _accept(self, spec: LaunchSpec, name: str) -> None:
         """Gives the run its devices and writes it down: all or nothing."""
@@ -164,23 +144,17 @@ class LocalEngine:
             boot_id=boot_id(),
             power=power_share(pool, spec.nodes, spec.devices_per_node),
         )
-        fresh = self._runs / f".{uuid.uuid4().hex}"
-        fresh.mkdir(mode=0o700)
-        try:
+        with self._runs.making(name) as fresh:
             text = shell_text(spec)
             (fresh / SCRIPT).write_text(text, "utf-8", "surrogateescape")
-            arguments = shell_arguments(self._shell, text, self._runs / name / SCRIPT)
+            arguments = shell_arguments(self._shell, text, self._runs.folder(name) / SCRIPT)
             order = supervisor_order(spec, placement, arguments)
             RunRecord(fresh).create(place, {**order, "lease": str(self._lease), "boot_id": boot_id()})
-            fresh.rename(self._runs / name)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
 
     def _active_places(self) -> list[Place]:
         """Of the runs that hold devices: all that have not ended, the stopping ones too."""
         places = []
-        for entry in self._entries():
+        for entry in self._runs.entries():
             seen = self._look(entry.name, entry.inode())
             place = self._record(entry.name).place() if seen and seen.phase is not RunPhase.ENDED else None
             if place is not None:
@@ -192,14 +166,14 @@ class LocalEngine:
         try:
             self._supervise(name)
         except OSError:
-            shutil.rmtree((self._runs / name).rename(self._runs / f".{uuid.uuid4().hex}"), ignore_errors=True)
+            self._runs.remove(name)
             raise
 
     def _supervise(self, name: str) -> None:
         """Starts a supervisor unless this engine has just started one. One too many ends by itself."""
         if self._is_starting(name):
             return
-        folder = self._runs / name
+        folder = self._runs.folder(name)
         environment = inherited(os.environ)
         environment[supervise.MARKER] = str(folder)
         with open(folder / SUPERVISOR_LOG, "ab") as output:
@@ -233,7 +207,7 @@ class LocalEngine:
         if exit is None and not supervised:
             exit = self._mend(name, place)
         if exit is not None:
-            run = _ended_run(urllib.parse.unquote(name), place, exit)
+            run = ended_run(run_of(name), place, exit, place.devices if place else ())
             self._ended[name] = (inode, run)
             return run
         if not record.folder.exists():
@@ -241,7 +215,7 @@ class LocalEngine:
         stopping = record.is_stop_ordered() or (state is not None and state.phase != "running")
         started = state is not None
         return EngineRun(
-            run=urllib.parse.unquote(name),
+            run=run_of(name),
             phase=RunPhase.STOPPING if stopping else RunPhase.RUNNING if started else RunPhase.ORDERED,
             started_at_s=state.started_at_s if state else None,
             port=place.port if place else 0,
@@ -273,36 +247,3 @@ class LocalEngine:
 
     def _is_starting(self, name: str) -> bool:
         return name in self._supervisors and self._supervisors[name].poll() is None
-
-
-def _ended_run(run: str, place: Place | None, exit: Exit) -> EngineRun:
-    usage = None
-    if place is not None and exit.started_at_s is not None:
-        usage = metered(place.power, exit.wall_s, exit.cpu_s, exit.peak_memory_bytes)
-    return EngineRun(
-        run=run,
-        phase=RunPhase.ENDED,
-        started_at_s=exit.started_at_s,
-        ended_at_s=exit.ended_at_s,
-        exit_code=exit.exit_code,
-        cause=exit.cause,
-        detail=exit.detail,
-        usage=usage,
-        port=place.port if place else 0,
-        devices=place.devices if place else (),
-    )
-
-
-def _folder_name(run: str) -> str:
-    """A file name that stands for the run's id, whatever is in it.
-
-    Raises: SiteTrouble `launch_failed` when it cannot be one.
-    """
-    name = urllib.parse.quote(run, safe="")
-    if name.startswith("."):
-        name = "%2E" + name[1:]
-    if not 0 < len(name) <= _LONGEST_NAME:
-        raise SiteTrouble(
-            "launch_failed", f"a run's id of {len(run)} characters cannot be kept: {run[:40]!r}"
-        )
-    return name

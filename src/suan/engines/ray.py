@@ -14,20 +14,17 @@ What holds the promises:
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import random
 import re
 import secrets
 import shlex
-import shutil
 import threading
 import time
-import urllib.parse
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from suan.engines import supervise
@@ -36,8 +33,9 @@ from suan.engines.order import shell_text
 from suan.engines.ray_api import ENDED, JobSeen, JobWatch, RayApi, RayNode, Submission
 from suan.engines.ray_order import is_local, node_orders, program_folder
 from suan.engines.ray_pools import counted, fitting, pool_nodes, pools_of
-from suan.engines.ray_record import Plan, RayRecord, ended_run, folder_name, lost_detail, unstarted
-from suan.engines.record import SCRIPT, Exit
+from suan.engines.ray_record import Plan, RayRecord, lost_detail, unstarted
+from suan.engines.record import SCRIPT
+from suan.engines.run_folders import Exit, RunFolders, ended_run, folder_name, run_of
 from suan.grid import hardware
 from suan.grid.error import SiteTrouble
 from suan.grid.job import EndCause, RunPhase
@@ -76,18 +74,14 @@ class RayEngine:
             raise SiteTrouble("no_pool", f"{api.address} has no node that a pool could be made of")
         self._looked_s = time.monotonic()
         self._folder = folder.resolve()
-        self._runs = self._folder / "runs"
-        self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._program = program_folder(self._folder)
         self._id = self._own_id()
         self._launching, self._lock = threading.Lock(), threading.RLock()
+        self._runs = RunFolders(self._folder, self._launching)
         self._ended: dict[str, tuple[int, EngineRun]] = {}  # folder name -> inode, and the last word
         self._submitted_s: dict[str, float] = {}  # name -> when, on the monotonic clock
         self._pulses: dict[str, tuple[int, float]] = {}  # name -> newest sign of life, and when it was seen
         self._tries: Counter[str] = Counter()
-        with self._exclusive():
-            for leftover in self._runs.glob(".*"):
-                shutil.rmtree(leftover, ignore_errors=True)
         self._watch.later(self._sweep)
 
     # ---------------------------------------------------------------- the port
@@ -105,11 +99,11 @@ class RayEngine:
         Raises: SiteTrouble `no_devices`, `no_pool`, `no_service`, `launch_failed`, `ray_unreachable`.
         """
         name = folder_name(spec.run)
-        if (self._runs / name).exists():
+        if self._runs.folder(name).exists():
             return
         try:
-            with self._exclusive():
-                if not (self._runs / name).exists():
+            with self._runs.exclusive():
+                if not self._runs.folder(name).exists():
                     plan = self._accept(spec, name, self._choose(spec))
                     try:
                         self._submit(name, plan)
@@ -125,26 +119,26 @@ class RayEngine:
             seen = self._look(name)
             if seen is None or seen.phase is RunPhase.ENDED:
                 return
-            record = RayRecord(self._runs / name)
+            record = RayRecord(self._runs.folder(name))
             record.order_stop(grace_s)
             if record.cancel():
                 # Ray is not told: a job that it is asked to stop while it waits can stay waiting for ever.
                 record.end(unstarted(EndCause.STOPPED, "stopped before it started"))
 
     def runs(self) -> tuple[EngineRun, ...]:
-        with self._lock, os.scandir(self._runs) as entries:
-            seen = [self._look(entry.name, entry.inode()) for entry in entries if entry.name[0] != "."]
+        with self._lock:
+            seen = [self._look(entry.name, entry.inode()) for entry in self._runs.entries()]
             return tuple(sorted((run for run in seen if run is not None), key=lambda run: run.run))
 
     def log(self, run: str, offset: int, limit: int) -> bytes:
-        record = RayRecord(self._runs / folder_name(run))
+        record = RayRecord(self._runs.folder(folder_name(run)))
         plan = record.plan()
         return b"" if plan is None else record.log(len(plan.node_ids), offset, limit)
 
     def forget(self, run: str) -> None:
         name = folder_name(run)
         with self._lock:
-            seen, plan = self._look(name), RayRecord(self._runs / name).plan()
+            seen, plan = self._look(name), RayRecord(self._runs.folder(name)).plan()
             if seen is None or seen.phase is not RunPhase.ENDED:
                 return
             self._remove(name)
@@ -167,13 +161,6 @@ class RayEngine:
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(secrets.token_hex(4))
         return path.read_text("ascii").strip()
-
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """One engine at a time gives devices away, whatever process it is in. `runs` goes on meanwhile."""
-        with self._launching, open(self._folder / "engine.lock", "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _choose(self, spec: LaunchSpec) -> tuple[RayNode, ...]:
         """Nodes that have room now. Waits a moment where only Ray's own counting still lags behind."""
@@ -206,10 +193,10 @@ class RayEngine:
         own: dict[str, Counter[str]] = {}
         fresh: dict[str, Counter[str]] = {}
         now_s = time.monotonic()
-        for name in os.listdir(self._runs):
+        for name in self._runs.names():
             with self._lock:
-                seen = None if name.startswith(".") else self._look(name)
-            record = RayRecord(self._runs / name)
+                seen = self._look(name)
+            record = RayRecord(self._runs.folder(name))
             plan = record.plan() if seen is not None and seen.phase is not RunPhase.ENDED else None
             if plan is None:
                 continue
@@ -225,7 +212,7 @@ class RayEngine:
         taken = {port for run in self.runs() if run.phase is not RunPhase.ENDED for port in self._ports(run)}
         meeting, service = random.sample([port for port in _PORTS if port not in taken], k=2)
         port = spec.port or (service if spec.service else 0)
-        bundles, orders = node_orders(spec, nodes, self._runs / name, meeting_port=meeting, port=port)
+        bundles, orders = node_orders(spec, nodes, self._runs.folder(name), meeting_port=meeting, port=port)
         plan = Plan(
             run=spec.run,
             submission_id=self._submission_id(spec.run),
@@ -237,19 +224,13 @@ class RayEngine:
             grace_s=spec.grace_s,
             power=power_share(pool, spec.nodes, spec.devices_per_node),
         )
-        fresh = self._runs / f".{uuid.uuid4().hex}"
-        fresh.mkdir(mode=0o700)
-        try:
+        with self._runs.making(name) as fresh:
             (fresh / SCRIPT).write_text(shell_text(spec), "utf-8", "surrogateescape")
             RayRecord(fresh).create(plan, orders)
-            fresh.rename(self._runs / name)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
         return plan
 
     def _ports(self, run: EngineRun) -> tuple[int, ...]:
-        plan = RayRecord(self._runs / folder_name(run.run)).plan()
+        plan = RayRecord(self._runs.folder(folder_name(run.run))).plan()
         return plan.ports if plan is not None else ()
 
     def _submission_id(self, run: str) -> str:
@@ -260,7 +241,7 @@ class RayEngine:
     def _submit(self, name: str, plan: Plan) -> None:
         """One node: the job's entrypoint is there. More: it is on the head, holds nothing, starts them."""
         needs = dict(plan.bundles[0]) if len(plan.bundles) == 1 else {}
-        command = shlex.join(["python3", str(self._program), str(self._runs / name)])
+        command = shlex.join(["python3", str(self._program), str(self._runs.folder(name))])
         self._api.submit(
             Submission(
                 entrypoint=f"exec {command}",
@@ -275,16 +256,13 @@ class RayEngine:
         self._tries[name] += 1
 
     def _remove(self, name: str) -> None:
-        rest = self._runs / f".{uuid.uuid4().hex}"
-        with contextlib.suppress(FileNotFoundError):
-            (self._runs / name).rename(rest)
-        shutil.rmtree(rest, ignore_errors=True)
+        self._runs.remove(name)
 
     # ---------------------------------------------------------------- look
 
     def _look(self, name: str, inode: int | None = None) -> EngineRun | None:
         """The run in this folder as it is now, None when there is none."""
-        record = RayRecord(self._runs / name)
+        record = RayRecord(self._runs.folder(name))
         if inode is None:
             try:
                 inode = record.folder.stat().st_ino
@@ -298,14 +276,14 @@ class RayEngine:
             return None
         exit = record.exit() or self._conclude(name, record, plan)
         if exit is not None:
-            run = ended_run(urllib.parse.unquote(name), plan, exit)
+            run = ended_run(run_of(name), plan, exit)
             self._ended[name] = (inode, run)
             return run
         states = [state for state in record.states(len(plan.node_ids)) if state is not None]
         stopping = record.is_stop_ordered() or any(state.phase != "running" for state in states)
         whole = len(states) == len(plan.node_ids)
         return EngineRun(
-            run=urllib.parse.unquote(name),
+            run=run_of(name),
             phase=RunPhase.STOPPING if stopping else RunPhase.RUNNING if whole else RunPhase.ORDERED,
             started_at_s=min((state.started_at_s for state in states), default=None),
             port=plan.port,
@@ -370,8 +348,8 @@ class RayEngine:
         jobs = self._api.jobs()  # first: a run's folder is there before its job
         known = {
             plan.submission_id
-            for name in os.listdir(self._runs)
-            if (plan := RayRecord(self._runs / name).plan()) is not None
+            for name in self._runs.names()
+            if (plan := RayRecord(self._runs.folder(name)).plan()) is not None
         }
         for job in jobs:
             ours = (job.metadata or {}).get("suan_engine") == self._id

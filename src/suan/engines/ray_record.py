@@ -16,21 +16,19 @@ import fcntl
 import json
 import os
 import time
-import urllib.parse
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from suan.engines import supervise
-from suan.engines.metering import PowerShare, metered
+from suan.engines.metering import PowerShare
 from suan.engines.ray_api import JobSeen
-from suan.engines.record import Exit, State
-from suan.grid.error import SiteTrouble
-from suan.grid.job import EndCause, RunPhase
-from suan.ports import EngineRun
+from suan.engines.record import State
+from suan.engines.run_folders import Exit, read_record
+from suan.grid.job import EndCause
 
 PLAN, CLAIM, STOP, FAILED, EXIT, LAUNCH = (
     "place.json",
@@ -42,7 +40,6 @@ PLAN, CLAIM, STOP, FAILED, EXIT, LAUNCH = (
 )
 END, PULSE, _INDEX = "end.json", "pulse", "log.index"
 _LONGEST_NAME = 200  # of a run's folder; file systems take 255 bytes
-_Record = TypeVar("_Record")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,13 +66,6 @@ class _Failed(msgspec.Struct, frozen=True, kw_only=True):
     rank: int
 
 
-def _read(path: Path, kind: type[_Record]) -> _Record | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
 class RayRecord:
     """One run's folder. Reading what is not there, or was torn, gives None."""
 
@@ -96,10 +86,10 @@ class RayRecord:
         return self.folder / f"node-{rank}"
 
     def plan(self) -> Plan | None:
-        return _read(self.folder / PLAN, Plan)
+        return read_record(self.folder / PLAN, Plan)
 
     def exit(self) -> Exit | None:
-        return _read(self.folder / EXIT, Exit)
+        return read_record(self.folder / EXIT, Exit)
 
     def is_claimed(self) -> bool:
         return (self.folder / CLAIM).exists()
@@ -122,21 +112,21 @@ class RayRecord:
     def order_stop(self, grace_s: float) -> None:
         """Durable until the run ends; asked again, it can only shorten the grace."""
         path = self.folder / STOP
-        before, now_s = _read(path, _Stop), supervise.boot_clock_s()
+        before, now_s = read_record(path, _Stop), supervise.boot_clock_s()
         if before is None or now_s + grace_s < before.at_s + before.grace_s:
             order = _Stop(text=uuid.uuid4().hex, grace_s=max(0.0, grace_s), at_s=now_s)
             supervise.write_json(str(path), msgspec.to_builtins(order))
 
     def stop_overdue_s(self) -> float:
         """For how long the grace of the stop is over; negative while it is not, or none was ordered."""
-        stop = _read(self.folder / STOP, _Stop)
+        stop = read_record(self.folder / STOP, _Stop)
         return float("-inf") if stop is None else supervise.boot_clock_s() - stop.at_s - stop.grace_s
 
     def is_stop_ordered(self) -> bool:
         return (self.folder / STOP).exists()
 
     def states(self, nodes: int) -> list[State | None]:
-        return [_read(self.node(rank) / supervise.STATE, State) for rank in range(nodes)]
+        return [read_record(self.node(rank) / supervise.STATE, State) for rank in range(nodes)]
 
     def pulse_ns(self, nodes: int) -> int:
         """Changes while any node of the run gives a sign of life."""
@@ -157,15 +147,15 @@ class RayRecord:
 
     def _said(self, node: Path) -> Exit | None:
         """The node's word. A plain exit counts once it is confirmed; before, it may have been Ray's doing."""
-        said = _read(node / END, Exit)
+        said = read_record(node / END, Exit)
         if said is None:
-            said = _read(node / supervise.EXIT, Exit)
+            said = read_record(node / supervise.EXIT, Exit)
             if said is not None and said.cause is EndCause.EXITED:
                 return None
         return said
 
     def _joined(self, exits: Sequence[Exit]) -> Exit:
-        failed = _read(self.folder / FAILED, _Failed)
+        failed = read_record(self.folder / FAILED, _Failed)
         if failed is not None:
             word = exits[failed.rank]
         else:
@@ -288,35 +278,3 @@ def lost_detail(job: JobSeen | None) -> str:
     if job is None:
         return "the Ray head has forgotten the job, and its nodes are silent"
     return f"Ray ended the job ({job.status}): {' '.join((job.message or '').split())[-300:]}"
-
-
-def ended_run(run: str, plan: Plan, exit: Exit) -> EngineRun:
-    """The run and its last word, as the port has it."""
-    usage = None
-    if exit.started_at_s is not None:
-        usage = metered(plan.power, exit.wall_s, exit.cpu_s, exit.peak_memory_bytes)
-    return EngineRun(
-        run=run,
-        phase=RunPhase.ENDED,
-        started_at_s=exit.started_at_s,
-        ended_at_s=exit.ended_at_s,
-        exit_code=exit.exit_code,
-        cause=exit.cause,
-        detail=exit.detail,
-        usage=usage,
-        port=plan.port,
-    )
-
-
-def folder_name(run: str) -> str:
-    """A file name that stands for the run's id, whatever is in it.
-
-    Raises: SiteTrouble `launch_failed` when it cannot be one.
-    """
-    name = urllib.parse.quote(run, safe="")
-    if name.startswith("."):
-        name = "%2E" + name[1:]
-    if not 0 < len(name) <= _LONGEST_NAME:
-        what = f"a run's id of {len(run)} characters cannot be kept: {run[:40]!r}"
-        raise SiteTrouble("launch_failed", what)
-    return name

@@ -12,19 +12,19 @@ import struct
 import time
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from suan.engines import supervise
 from suan.engines.metering import PowerShare
+from suan.engines.run_folders import Exit, read_record
 from suan.grid.job import EndCause
 
 SUPERVISOR_LOG, SCRIPT = "supervisor.log", "script.sh"
 _PLACE = "place.json"
 # struct flock of Linux on 64-bit machines: type, whence, start, length, pid. Source: fcntl(2).
 _FLOCK = struct.Struct("@hhqqi0q")
-_Record = TypeVar("_Record")
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,30 +47,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     cgroup: str = ""
 
 
-class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """The last word about a run."""
-
-    cause: EndCause
-    ended_at_s: int
-    exit_code: int | None = None
-    detail: str = ""
-    started_at_s: int | None = None
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-    peak_memory_bytes: int = 0
-
-
 @cache
 def boot_id() -> str:
     """Changes when the machine starts anew."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-
-
-def _read(path: Path, kind: type[_Record]) -> _Record | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError):
-        return None
 
 
 class RunRecord:
@@ -88,13 +68,13 @@ class RunRecord:
         supervise.write_json(str(self.folder / supervise.ORDER), order)
 
     def place(self) -> Place | None:
-        return _read(self.folder / _PLACE, Place)
+        return read_record(self.folder / _PLACE, Place)
 
     def state(self) -> State | None:
-        return _read(self.folder / supervise.STATE, State)
+        return read_record(self.folder / supervise.STATE, State)
 
     def exit(self) -> Exit | None:
-        return _read(self.folder / supervise.EXIT, Exit)
+        return read_record(self.folder / supervise.EXIT, Exit)
 
     def has_begun(self) -> bool:
         """Whether a supervisor got as far as starting processes; no other will start them again."""

@@ -14,22 +14,20 @@ What holds the promises:
 """
 
 import contextlib
-import fcntl
 import os
-import shutil
 import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from suan.engines import slurm_node, supervise
 from suan.engines.devices import choose_devices, free_port
-from suan.engines.local import _folder_name as folder_name
 from suan.engines.metering import power_share
 from suan.engines.order import Placement, inherited, shell_arguments, shell_text
-from suan.engines.record import SCRIPT, Exit, boot_id
+from suan.engines.record import SCRIPT, boot_id
+from suan.engines.run_folders import Exit, RunFolders, ended_run, folder_name, run_of
 from suan.engines.slurm_answers import Job
 from suan.engines.slurm_calls import Latest, Slurm
 from suan.engines.slurm_order import install_program, job_request, node_order
@@ -39,10 +37,8 @@ from suan.engines.slurm_record import (
     Place,
     SlurmRecord,
     ended_now,
-    ended_run,
     explained,
     joined,
-    run_of,
     slurms_word,
 )
 from suan.grid.error import SiteTrouble
@@ -71,10 +67,9 @@ class SlurmEngine:
         """
         self._slurm, self._account = slurm, account
         self._folder = folder.resolve()
-        self._runs = self._folder / "runs"
-        self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
         self._lock = threading.RLock()
+        self._runs = RunFolders(self._folder, self._lock)
         self._ended: dict[str, tuple[int, EngineRun]] = {}  # folder name -> inode, and the last word
         self._over: dict[
             str, tuple[float, tuple[int, ...]]
@@ -84,9 +79,7 @@ class SlurmEngine:
         self._stray_s: dict[int, float] = {}  # job -> since when no run of ours needs it
         self._submitting: set[str] = set()
         self._jobs = Latest(self._own_jobs, _POLL_S)
-        with self._exclusive():
-            for leftover in self._runs.glob(".*"):  # half made or half removed when an agent was killed
-                shutil.rmtree(leftover, ignore_errors=True)
+        with self._runs.exclusive():
             self._program = install_program(self._folder)
             self._label = f"suan-{self._engine_id()}-"
         self._watch = PoolWatch(slurm, declared, self._folder / "pools.json")
@@ -113,8 +106,8 @@ class SlurmEngine:
         name = folder_name(spec.run)
         self._watch.ask()
         try:
-            with self._exclusive():
-                if (self._runs / name).exists():
+            with self._runs.exclusive():
+                if self._runs.folder(name).exists():
                     return
                 self._accept(spec, name)
                 self._submitting.add(name)
@@ -123,7 +116,7 @@ class SlurmEngine:
             except SiteTrouble as trouble:
                 if trouble.fields.get("unsure"):
                     return  # Slurm may have it: the next look finds it by name, or submits it again
-                with self._exclusive():
+                with self._runs.exclusive():
                     self._remove(name)
                 raise SiteTrouble("launch_failed", f"run {spec.run}: {trouble.what}") from trouble
             finally:
@@ -134,7 +127,7 @@ class SlurmEngine:
     def stop(self, run: str, grace_s: int) -> None:
         name = folder_name(run)
         with self._lock:
-            record = SlurmRecord(self._runs / name)
+            record = SlurmRecord(self._runs.folder(name))
             if record.place() is None or record.exit() is not None:
                 return
             record.order_stop(grace_s)
@@ -143,7 +136,7 @@ class SlurmEngine:
 
     def runs(self) -> tuple[EngineRun, ...]:
         with self._lock:
-            entries = [(entry.name, entry.inode()) for entry in self._entries()]
+            entries = [(entry.name, entry.inode()) for entry in self._runs.entries()]
             going = [name for name, inode in entries if self._ended.get(name, (0,))[0] != inode]
             jobs = self._jobs.get() if any(not self._has_ended(name) for name in going) else None
             self._sweep(jobs or {})
@@ -152,14 +145,14 @@ class SlurmEngine:
 
     def log(self, run: str, offset: int, limit: int) -> bytes:
         try:
-            with open(self._runs / folder_name(run) / LOG, "rb") as file:
+            with open(self._runs.folder(folder_name(run)) / LOG, "rb") as file:
                 return os.pread(file.fileno(), max(0, limit), max(0, offset))
         except FileNotFoundError:
             return b""
 
     def forget(self, run: str) -> None:
         name = folder_name(run)
-        with self._exclusive():
+        with self._runs.exclusive():
             if self._has_ended(name):
                 self._remove(name)
 
@@ -171,17 +164,6 @@ class SlurmEngine:
 
     # ---------------------------------------------------------------- around the runs
 
-    def _entries(self) -> list[os.DirEntry[str]]:
-        with os.scandir(self._runs) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """One engine at a time gives devices away, whatever process it is in."""
-        with self._lock, open(self._folder / "engine.lock", "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def _engine_id(self) -> str:
         """Tells this engine's jobs from those of other sites on the same cluster."""
         path = self._folder / "engine.json"
@@ -192,11 +174,8 @@ class SlurmEngine:
         return str(kept["id"])
 
     def _remove(self, name: str) -> None:
-        rest = self._runs / f".{uuid.uuid4().hex}"
-        with contextlib.suppress(FileNotFoundError):
-            (self._runs / name).rename(rest)
+        self._runs.remove(name)
         self._ended.pop(name, None)
-        shutil.rmtree(rest, ignore_errors=True)
 
     # ---------------------------------------------------------------- launch
 
@@ -224,38 +203,32 @@ class SlurmEngine:
                 spec,
                 found,
                 name=self._label + name,
-                record=self._runs / name,
+                record=self._runs.folder(name),
                 program=self._program,
                 account=self._account,
             ),
         )
-        fresh = self._runs / f".{uuid.uuid4().hex}"
-        fresh.mkdir(mode=0o700)
-        try:
+        with self._runs.making(name) as fresh:
             text = shell_text(spec)
             (fresh / SCRIPT).write_text(text, "utf-8", "surrogateescape")
-            arguments = shell_arguments(self._shell, text, self._runs / name / SCRIPT)
+            arguments = shell_arguments(self._shell, text, self._runs.folder(name) / SCRIPT)
             order = node_order(
                 spec, found, placement=placement, arguments=arguments, lease=self._folder / slurm_node.LEASE
             )
             SlurmRecord(fresh).create(place, order)
-            fresh.rename(self._runs / name)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
 
     def _active_places(self) -> list[Place]:
         """Of the runs that hold devices: all that have not ended, the stopping ones too."""
         places = []
-        for entry in self._entries():
-            record = SlurmRecord(self._runs / entry.name)
+        for entry in self._runs.entries():
+            record = SlurmRecord(self._runs.folder(entry.name))
             seen = None if self._has_ended(entry.name) else self._look(entry.name, None, entry.inode())
             if seen is not None and seen.phase is not RunPhase.ENDED and (place := record.place()):
                 places.append(place)
         return places
 
     def _submit(self, name: str) -> None:
-        record = SlurmRecord(self._runs / name)
+        record = SlurmRecord(self._runs.folder(name))
         place = record.place()
         if place is not None:
             record.note_submitted(self._slurm.submit(place.request, inherited(os.environ)))
@@ -264,7 +237,7 @@ class SlurmEngine:
     # ---------------------------------------------------------------- look
 
     def _has_ended(self, name: str) -> bool:
-        return name in self._ended or SlurmRecord(self._runs / name).exit() is not None
+        return name in self._ended or SlurmRecord(self._runs.folder(name)).exit() is not None
 
     def _own_jobs(self) -> dict[str, list[Job]]:
         """What Slurm knows of this engine's jobs, by name."""
@@ -281,7 +254,7 @@ class SlurmEngine:
         stray: dict[int, float] = {}
         for name, jobs in jobs_by_name.items():
             folder = name.removeprefix(self._label)
-            if not (self._runs / folder).exists() or self._has_ended(folder):
+            if not self._runs.folder(folder).exists() or self._has_ended(folder):
                 for job in jobs:
                     if not job.over:
                         stray[job.id] = self._stray_s.get(job.id, time.monotonic())
@@ -302,7 +275,7 @@ class SlurmEngine:
         self, name: str, jobs: Mapping[str, list[Job]] | None, inode: int | None = None
     ) -> EngineRun | None:
         """The run in this folder as it is now, None when there is none. Mends what a kill left half done."""
-        record = SlurmRecord(self._runs / name)
+        record = SlurmRecord(self._runs.folder(name))
         if inode is not None and self._ended.get(name, (None,))[0] == inode:
             return self._ended[name][1]
         place, exit = record.place(), record.exit()

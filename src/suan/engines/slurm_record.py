@@ -9,26 +9,24 @@ import contextlib
 import os
 import signal
 import time
-import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from suan.engines import slurm_node, supervise
-from suan.engines.metering import PowerShare, metered
-from suan.engines.record import Exit, State
+from suan.engines.metering import PowerShare
+from suan.engines.record import State
+from suan.engines.run_folders import Exit, read_record
 from suan.engines.slurm_answers import Job
 from suan.engines.slurm_calls import JobRequest
-from suan.grid.job import EndCause, RunPhase
-from suan.ports import EngineRun
+from suan.grid.job import EndCause
 
 LOG = "log"
 _PLACE, _SUBMITTED, _EXIT = "place.json", "submitted", "exit.json"
 # When nodes end differently, the run ended for the first of these.
 _PRECEDENCE = (EndCause.FENCED, EndCause.STOPPED, EndCause.LOST, EndCause.NOT_STARTED)
-_Record = TypeVar("_Record")
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,13 +54,6 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     node: int
 
 
-def _read(path: Path, kind: type[_Record]) -> _Record | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
 class SlurmRecord:
     """One run's folder. Reading what is not there, or not whole yet, gives None."""
 
@@ -79,7 +70,7 @@ class SlurmRecord:
         supervise.write_json(str(self.folder / _PLACE), msgspec.to_builtins(place))
 
     def place(self) -> Place | None:
-        return _read(self.folder / _PLACE, Place)
+        return read_record(self.folder / _PLACE, Place)
 
     # ---- Slurm's half
 
@@ -98,12 +89,12 @@ class SlurmRecord:
 
     def states(self, nodes: int) -> tuple[State, ...]:
         """Of the nodes that have started the run's processes."""
-        found = (_read(self._node(node) / supervise.STATE, State) for node in range(nodes))
+        found = (read_record(self._node(node) / supervise.STATE, State) for node in range(nodes))
         return tuple(state for state in found if state is not None)
 
     def exits(self, nodes: int) -> tuple[Exit, ...]:
         """Of the nodes that are done, in the order of ranks."""
-        found = (_read(self._node(node) / supervise.EXIT, Exit) for node in range(nodes))
+        found = (read_record(self._node(node) / supervise.EXIT, Exit) for node in range(nodes))
         return tuple(exit for exit in found if exit is not None)
 
     def life(self, nodes: int) -> tuple[int, ...]:
@@ -115,7 +106,7 @@ class SlurmRecord:
         return tuple(marks)
 
     def failed_node(self) -> int | None:
-        failed = _read(self.folder / slurm_node.FAILED, Failed)
+        failed = read_record(self.folder / slurm_node.FAILED, Failed)
         return None if failed is None else failed.node
 
     def _node(self, node: int) -> Path:
@@ -124,7 +115,7 @@ class SlurmRecord:
     # ---- stop and end
 
     def stop(self) -> Stop | None:
-        return _read(self.folder / supervise.STOP, Stop)
+        return read_record(self.folder / supervise.STOP, Stop)
 
     def order_stop(self, grace_s: float, cause: EndCause = EndCause.STOPPED, detail: str = "") -> None:
         """Durable until the run ends; asked again, it can only shorten the grace."""
@@ -140,7 +131,7 @@ class SlurmRecord:
         supervise.write_json(str(self.folder / supervise.STOP), msgspec.to_builtins(fresh))
 
     def exit(self) -> Exit | None:
-        return _read(self.folder / _EXIT, Exit)
+        return read_record(self.folder / _EXIT, Exit)
 
     def end(self, exit: Exit) -> Exit:
         """Keeps the last word about the run; orders that nobody read are removed: they hold secrets."""
@@ -219,25 +210,3 @@ def slurms_word(record: SlurmRecord, nodes: int, jobs: Sequence[Job]) -> Exit:
 def ended_now(cause: EndCause, detail: str) -> Exit:
     """The end of a run that never started."""
     return Exit(cause=cause, detail=detail, ended_at_s=int(time.time()))
-
-
-def ended_run(run: str, place: Place | None, exit: Exit) -> EngineRun:
-    usage = None
-    if place is not None and exit.started_at_s is not None:
-        usage = metered(place.power, exit.wall_s, exit.cpu_s, exit.peak_memory_bytes)
-    return EngineRun(
-        run=run,
-        phase=RunPhase.ENDED,
-        started_at_s=exit.started_at_s,
-        ended_at_s=exit.ended_at_s,
-        exit_code=exit.exit_code,
-        cause=exit.cause,
-        detail=exit.detail,
-        usage=usage,
-        port=place.port if place else 0,
-    )
-
-
-def run_of(name: str) -> str:
-    """The run's id that this folder name stands for."""
-    return urllib.parse.unquote(name)

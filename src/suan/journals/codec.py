@@ -4,6 +4,7 @@ Knows what makes a stored fact readable. Does not know where the bytes lie. A fi
 new class of fact, needs no new format; anything else does: raise `FORMAT` and teach `decode` the old one.
 """
 
+from collections.abc import Iterable, Iterator
 from zlib import crc32
 
 import msgspec
@@ -59,6 +60,24 @@ def decode(body: bytes, sequence: int, form: int = FORMAT) -> Fact:
                 f"fact {sequence} is a {tag!r}, which this version does not know", sequence
             ) from error
         raise corrupt(f"fact {sequence} cannot be read: {error}", sequence) from error
+
+
+def facts_of_rows(
+    rows: Iterable[tuple[int, int, int, bytes | str]], after_seq: int, name: str
+) -> Iterator[tuple[int, Fact]]:
+    """(sequence, fact) of stored rows (sequence, format, checksum, body), none missing after `after_seq`.
+
+    Raises: Refused `journal_corrupt` where a fact of `name` is missing or changed; as `decode` besides.
+    """
+    last = after_seq
+    for sequence, form, check, body in rows:
+        if sequence != last + 1:
+            raise corrupt(f"{name} lacks fact {last + 1}", last + 1)
+        encoded = body.encode() if isinstance(body, str) else body
+        if form == FORMAT and check != checksum(encoded, sequence):
+            raise corrupt(f"fact {sequence} in {name} is not what was written", sequence)
+        yield sequence, decode(encoded, sequence, form)
+        last = sequence
 
 
 def checksum(body: bytes, sequence: int) -> int:

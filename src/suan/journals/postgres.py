@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from suan.grid.error import NotNow, Refused, SiteTrouble, SuanError
 from suan.grid.fact import Fact
-from suan.journals.codec import FORMAT, checksum, corrupt, decode, encode
+from suan.journals.codec import FORMAT, checksum, corrupt, encode, facts_of_rows
 from suan.journals.compare import check_head
 from suan.journals.postgres_tables import create, layout_of, migrate, one
 
@@ -323,14 +323,9 @@ class PostgresJournal:
         # Pages, not one open cursor: commits may come between, and nothing is held while the reader thinks.
         last = after_seq
         while last < until_seq:
-            for sequence, form, check, body in self._page(last, until_seq):
-                if sequence != last + 1:
-                    raise corrupt(f"{self.name} lacks fact {last + 1}", last + 1)
-                encoded = body.encode()
-                if form == FORMAT and check != checksum(encoded, sequence):
-                    raise corrupt(f"fact {sequence} in {self.name} is not what was written", sequence)
-                yield sequence, decode(encoded, sequence, form)
-                last = sequence
+            page = self._page(last, until_seq)
+            yield from facts_of_rows(page, last, self.name)
+            last = page[-1][0]
 
     def _page(self, last: int, until_seq: int) -> list[Row]:
         question = (

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from suan.grid.error import Refused
 from suan.grid.fact import Fact
-from suan.journals.codec import FORMAT, checksum, corrupt, decode
+from suan.journals.codec import facts_of_rows
 
 
 def read_only(path: Path) -> Iterator[Fact]:
@@ -32,22 +32,10 @@ def read_only(path: Path) -> Iterator[Fact]:
     except sqlite3.Error as error:
         raise Refused("not_a_journal", f"{path} cannot be opened: {error}", hint="check --state") from error
     try:
-        yield from _facts(reading, path)
+        # One statement is one snapshot, however much is written meanwhile.
+        rows = reading.execute("SELECT seq, format, checksum, body FROM fact ORDER BY seq")
+        yield from (fact for _, fact in facts_of_rows(rows, 0, str(path)))
     except sqlite3.Error as error:
         raise Refused("not_a_journal", f"{path} cannot be read: {error}", hint="check --state") from error
     finally:
         reading.close()
-
-
-def _facts(reading: sqlite3.Connection, path: Path) -> Iterator[Fact]:
-    last = 0
-    # One statement is one snapshot, however much is written meanwhile.
-    for sequence, form, check, body in reading.execute(
-        "SELECT seq, format, checksum, body FROM fact ORDER BY seq"
-    ):
-        if sequence != last + 1:
-            raise corrupt(f"{path} lacks fact {last + 1}", last + 1)
-        if form == FORMAT and check != checksum(body, sequence):
-            raise corrupt(f"fact {sequence} in {path} is not what was written", sequence)
-        yield decode(body, sequence, form)
-        last = sequence

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from suan.grid.error import Refused, SiteTrouble
 from suan.grid.fact import Fact
-from suan.journals.codec import FORMAT, checksum, corrupt, decode, encode, too_new
+from suan.journals.codec import FORMAT, checksum, corrupt, encode, facts_of_rows, too_new
 from suan.journals.compare import check_head
 
 LAYOUT = 1  # of the tables; the format of a fact is in its row
@@ -163,13 +163,9 @@ class SqliteJournal:
         # Pages, not one open cursor: commits may come between, and nothing is held while the reader thinks.
         last = after_seq
         while last < until_seq:
-            for sequence, form, check, body in self._page(last, until_seq):
-                if sequence != last + 1:
-                    raise corrupt(f"{self.path} lacks fact {last + 1}", last + 1)
-                if form == FORMAT and check != checksum(body, sequence):
-                    raise corrupt(f"fact {sequence} in {self.path} is not what was written", sequence)
-                yield sequence, decode(body, sequence, form)
-                last = sequence
+            page = self._page(last, until_seq)
+            yield from facts_of_rows(page, last, str(self.path))
+            last = page[-1][0]
 
     def _page(self, last: int, until_seq: int) -> list[tuple[int, int, int, bytes]]:
         question = (
