@@ -13,7 +13,8 @@ from suan.grid.error import Refused
 from suan.grid.job import Elastic, EndCause, Priority, Replicas, Task
 from suan.grid.market import Clearing, Step
 from suan.grid.units import HOUR_S
-from suan.rules.elastic import RESIZE_AFTER_S, Resizing, node_counts, resize
+from suan.rules.elastic import Resizing, node_counts, resize
+from suan.rules.policy import Policy
 from suan.rules.progress import remaining_s, saved_s
 from suan.rules.quota import Quotas
 from suan.rules.scaling import allowed_nodes, prior_speed, speed
@@ -106,7 +107,7 @@ def test_it_changes_only_after_a_checkpoint_and_not_at_once_again() -> None:
     grid, _ = going(2, deadline_s=6 * HOUR_S, for_s=2400 + 300)
     found = asked(grid, free=48)
     assert found.stops == () and found.wake_at_s == grid.now_s + 300 + 30
-    young, _ = going(2, deadline_s=6 * HOUR_S, for_s=RESIZE_AFTER_S - 1)
+    young, _ = going(2, deadline_s=6 * HOUR_S, for_s=Policy().resize_after_s - 1)
     found = asked(young, free=48)
     assert found.stops == () and found.wake_at_s == young.now_s + 1
     for about in ({"checkpoint": None}, {"priority": Priority.ONLINE}, {"replicas": Replicas()}):

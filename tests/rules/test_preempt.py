@@ -15,21 +15,13 @@ from suan.grid.market import Clearing, Step
 from suan.grid.units import HOUR_S
 from suan.rules.cover import cover
 from suan.rules.leave import leaving
-from suan.rules.preempt import (
-    JOB_PREEMPTIONS_PER_H,
-    MIN_RUN_S,
-    PREEMPTIONS_PER_H,
-    Claim,
-    Preemption,
-    Standing,
-    victims,
-    with_preemption,
-)
+from suan.rules.policy import Policy
+from suan.rules.preempt import Claim, Preemption, Standing, victims, with_preemption
 from suan.rules.progress import checkpoint_site, remaining_s, saved_s
 from suan.rules.quota import Quotas
-from suan.rules.stops import FRUITLESS_RUNS
 
 H100 = "H100-SXM"
+POLICY = Policy()
 POOL = ("a", "p0")
 VALLEY, STANDARD, ONLINE = Priority.VALLEY, Priority.STANDARD, Priority.ONLINE
 
@@ -101,7 +93,7 @@ def test_only_lower_classes_are_stopped_for_others(who: Priority, for_whom: Prio
 
 def test_services_and_runs_that_have_just_begun_are_left_alone() -> None:
     grid = Scenario().tenant().site("a", "H100-SXM 2x8")
-    running(grid, 8, priority=VALLEY, for_s=MIN_RUN_S - 1)
+    running(grid, 8, priority=VALLEY, for_s=POLICY.min_run_s - 1)
     running(grid, 8, priority=STANDARD, replicas=Replicas())
     made = ask(grid, claim(grid, priority=ONLINE))
     assert isinstance(made, Reason) and (made.code, made.need, made.have) == ("preemption_none", 8, 0)
@@ -214,9 +206,9 @@ def test_releasing_devices_are_promised_once() -> None:
 
 
 def test_the_hours_budgets_hold_for_the_grid_and_for_a_job() -> None:
-    grid = Scenario().tenant().site("a", f"H100-SXM {PREEMPTIONS_PER_H + 4}x8")
-    runs = running(grid, *[8] * (PREEMPTIONS_PER_H + 4), priority=VALLEY)
-    for run in runs[: PREEMPTIONS_PER_H - 1]:
+    grid = Scenario().tenant().site("a", f"H100-SXM {POLICY.preemptions_per_h + 4}x8")
+    runs = running(grid, *[8] * (POLICY.preemptions_per_h + 4), priority=VALLEY)
+    for run in runs[: POLICY.preemptions_per_h - 1]:
         grid.tell(f.RunStopOrdered(at_s=grid.now_s, run=run, why="preempted for j0: test"))
         grid.ended(run, cause=EndCause.STOPPED)
     assert len(stopped(ask(grid, claim(grid)))) == 1
@@ -236,15 +228,15 @@ def test_a_job_is_stopped_only_so_often_an_hour_and_not_again_and_again_without_
     job = grid.state.runs[run].job
     stops = []
     for _ in range(12):
-        grid.now_s += MIN_RUN_S
+        grid.now_s += POLICY.min_run_s
         made = ask(grid, claim(grid))
         if isinstance(made, Preemption):
             stops.append(grid.now_s)
             carry_out(grid, made)
             grid.tell(f.JobEnded(at_s=grid.now_s, job=made.job, phase=JobPhase.STOPPED, outcome=""))
             place(grid, job)
-    assert len(stops) == FRUITLESS_RUNS, "then it runs to its end"
-    assert stops[JOB_PREEMPTIONS_PER_H] - stops[0] >= HOUR_S
+    assert len(stops) == POLICY.fruitless_runs, "then it runs to its end"
+    assert stops[POLICY.job_preemptions_per_h] - stops[0] >= HOUR_S
     assert grid.state.jobs[job].restarts == 0, "being stopped for others is no failure of its own"
 
 
@@ -257,14 +249,14 @@ def test_a_job_that_is_stopped_whenever_it_may_be_still_ends(every_s: int | None
     (run,) = running(grid, 8, priority=VALLEY, checkpoint=checkpoint, duration_s=work_s, for_s=0)
     job, done_s = grid.state.runs[run].job, 0.0
     while done_s < work_s:
-        grid.now_s += MIN_RUN_S
+        grid.now_s += POLICY.min_run_s
         made = ask(grid, claim(grid))
         if isinstance(made, Preemption):
             carry_out(grid, made)
             place(grid, job)
         began_s = grid.state.runs[grid.state.jobs[job].runs[-1]].started_at_s or 0
         done_s = saved_s(grid.state, grid.state.jobs[job]).get("a", 0.0) + grid.now_s - began_s
-    most = FRUITLESS_RUNS if every_s is None else (FRUITLESS_RUNS + 1) * work_s // every_s
+    most = POLICY.fruitless_runs if every_s is None else (POLICY.fruitless_runs + 1) * work_s // every_s
     assert 1 <= len(grid.state.jobs[job].runs) - 1 <= most
 
 
@@ -275,7 +267,7 @@ def test_who_was_stopped_does_not_hit_back_at_once() -> None:
     carry_out(grid, ask(grid, strong))
     place(grid, strong.job.id)
     victim = grid.state.jobs[grid.state.runs[run].job]
-    grid.now_s += MIN_RUN_S
+    grid.now_s += POLICY.min_run_s
     back = Claim(job=victim, pool=POOL, need=8, free=0, held_s=3600, value_microyuan=10**13)
     assert isinstance(ask(grid, back), Reason)
     grid.now_s += HOUR_S
@@ -328,7 +320,7 @@ def test_whatever_is_stopped_was_needed_and_allowed(
             "nobody is stopped for nothing"
         )
         assert job.task.priority != ONLINE and priority != VALLEY
-        assert run.started_at_s is not None and grid.now_s - run.started_at_s >= MIN_RUN_S
+        assert run.started_at_s is not None and grid.now_s - run.started_at_s >= POLICY.min_run_s
         if job.task.priority == priority:
             owed = quotas.owed(tenant, run.tenant, H100, need)
             assert owed > 0 or value > made.lost_microyuan

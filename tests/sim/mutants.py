@@ -172,7 +172,7 @@ MUTANTS = (
     one(
         "runs are stopped before the minimum",
         "preempt",
-        "standing.now_s - run.started_at_s < MIN_RUN_S",
+        "standing.now_s - run.started_at_s < standing.policy.min_run_s",
         "standing.now_s - run.started_at_s < 0",
     ),
     Mutant(
@@ -195,7 +195,7 @@ MUTANTS = (
         "[(one.devices, -one.microyuan) for one in others]",
     ),
     one("nobody is stopped for others", "stopping", "if not claims or", "if claims or"),
-    one("nobody pauses", "leave", "if saved <= LEAVE_MARGIN_RATIO * stay[number]:", "if True:"),
+    one("nobody pauses", "leave", "if saved <= policy.pause_margin_ratio * stay[number]:", "if True:"),
     # data
     one(
         "the dearest replica", "move", "key=lambda m: (m.cost_microyuan,", "key=lambda m: (-m.cost_microyuan,"

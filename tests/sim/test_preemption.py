@@ -19,7 +19,7 @@ from suan.rules.decide import decide
 from suan.rules.elastic import resize
 from suan.rules.leave import leaving
 from suan.rules.policy import Policy
-from suan.rules.preempt import MIN_RUN_S, Claim, Preemption, Standing, victims, with_preemption
+from suan.rules.preempt import Claim, Preemption, Standing, victims, with_preemption
 from suan.rules.quota import Quotas
 from suan.sim.check import unfinished, violations
 from suan.sim.policies import NamedPolicy
@@ -96,7 +96,7 @@ def stops_of(run: Simulation) -> Counter[str]:
                 stopped = run.state.runs[fact.run]
                 job = run.state.jobs[stopped.job]
                 assert job.task.priority != Priority.ONLINE
-                assert fact.at_s - started[fact.run] >= MIN_RUN_S, "a minimum run"
+                assert fact.at_s - started[fact.run] >= Policy().min_run_s, "a minimum run"
                 counts[fact.why.partition(" for ")[0]] += 1
     for job in run.state.jobs.values():
         ends = [run.state.runs[name] for name in job.runs]

@@ -1,24 +1,22 @@
 """decide(state, policy, now_s) -> Plan: where and when every job runs, and why the rest must wait.
 
 The numbered comments are the cycle. Jobs of equal demand are looked at as one class: when the first cannot
-start, few of the others are tried. Placement is greedy in turn, by least total money over pools and start
-times; nothing is stopped for others, and no market clears all jobs together.
+start, few of the others are tried. Each is placed at its turn, by least total money over pools and starts
+at the prices that the last clearing of all jobs together left; then runs may be stopped for whom that pays.
 """
 
-from collections.abc import Iterator
-
-from suan.grid.action import Action, EndJob, MoveArtifact, PlaceRun, Plan, StopRun
+from suan.grid.action import EndJob, MoveArtifact, PlaceRun, Plan
 from suan.grid.artifact import Artifact
 from suan.grid.job import Considered, Job, JobPhase, Reason, is_flexible
 from suan.grid.state import State
 from suan.rules.bids import Candidate, candidates_for, weighed
 from suan.rules.budget import affordable, too_dear
 from suan.rules.cycle import Cycle
+from suan.rules.endings import hopeless, requested_stops
 from suan.rules.market import cleared, is_due
 from suan.rules.move import Move, again_at_s, bound_artifacts, transfer_id
 from suan.rules.order import fair_share
 from suan.rules.policy import Policy
-from suan.rules.preempt import MIN_RUN_S
 from suan.rules.quota import Quotas
 from suan.rules.reasons import DEVICES, QUOTA, cheaper_hour, devices_reason, moving, nowhere, paused
 from suan.rules.scaling import least_nodes
@@ -27,19 +25,16 @@ from suan.rules.stopping import stops_for_others, stops_for_themselves
 from suan.rules.supply import supplies
 from suan.rules.turns import turns
 
-# The engine's word for free devices that lie on the wrong nodes: no fault of the job.
-NO_DEVICES = "no_devices"
-
 
 def decide(state: State, policy: Policy, now_s: int) -> Plan:
     """The plan for this moment. Same input, same plan."""
     cycle = _cycle(state, policy, now_s)
     # 1. What somebody stopped, stops.
-    cycle.actions.extend(_stops(state))
+    cycle.actions.extend(requested_stops(state))
     # 2. The rest take turns, one class of equal demand at a time.
     for wanted, job in turns(cycle):
         # 3. A job that can never run any more ends now.
-        if outcome := _hopeless(state, policy, job):
+        if outcome := hopeless(state, policy, job):
             cycle.actions.append(EndJob(job=job.id, phase=JobPhase.FAILED, outcome=outcome))
             continue
         # 4. The first of a class is placed, or waits for data, devices, money or a cheaper hour.
@@ -96,34 +91,6 @@ def considered(state: State, policy: Policy, job: Job, now_s: int) -> Considered
     return weighed(found, unfit)
 
 
-# ---------------------------------------------------------------- endings
-
-
-def _stops(state: State) -> Iterator[Action]:
-    """Jobs that somebody stopped: their runs stop, and those without a run end at once."""
-    for job_id in state.stop_requested:
-        job = state.jobs[job_id]
-        if job.phase == JobPhase.WAITING:
-            yield EndJob(job=job_id, phase=JobPhase.STOPPED, outcome="stopped on request")
-        elif not state.runs[job.runs[-1]].stop_reason:
-            yield StopRun(run=job.runs[-1], why="its job was stopped")
-
-
-def _hopeless(state: State, policy: Policy, job: Job) -> str:
-    """Why the job can never run any more; "" while it still may."""
-    why = state.runs[job.runs[-1]].stop_reason if job.refusals else ""
-    if job.refusals > policy.refusals_limit and not why.startswith(NO_DEVICES):
-        return f"{job.refusals} times in a row no engine could start it: {why}"
-    for binding in job.inputs.values():
-        writer = state.jobs.get(binding.from_job)
-        if writer is None or writer.ended_at_s is None:
-            continue
-        wanting = binding.from_output not in writer.outputs if binding.from_output else True
-        if wanting and writer.phase != JobPhase.SUCCEEDED:
-            return f"its input will not come: job {writer.id} ({writer.task.name}) {writer.phase}"
-    return ""
-
-
 # ---------------------------------------------------------------- one job
 
 
@@ -172,7 +139,7 @@ def _place(cycle: Cycle, best: Candidate, record: Considered, artifacts: dict[st
     )
     supply.take(bid.devices, bid.finish_s)
     if is_flexible(job.task):
-        cycle.wake(cycle.now_s + MIN_RUN_S)  # from then on it may pause or change its size
+        cycle.wake(cycle.now_s + cycle.policy.min_run_s)  # from then on it may pause or change its size
     if job.tenant in cycle.promised:
         cycle.promised[job.tenant] += bid.quote.billed_microyuan
     kind = supply.pool.accelerator

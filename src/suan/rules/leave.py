@@ -18,12 +18,10 @@ from suan.grid.site import Pool, Site, SitePhase, hour_rate
 from suan.grid.state import State
 from suan.grid.units import HOUR_S, duration_text, yuan_text
 from suan.rules.policy import Policy
-from suan.rules.preempt import MIN_RUN_S
 from suan.rules.progress import after_checkpoint_s, left_s, since_checkpoint_s
 from suan.rules.quote import power_w
 from suan.rules.stops import PAUSED, stop_reason
 
-LEAVE_MARGIN_RATIO = 0.05  # a pause must save this part of what going on would cost
 _LONGEST_S = 14 * 24 * HOUR_S  # prices are looked at no further ahead
 
 Floats = NDArray[np.float64]
@@ -61,7 +59,7 @@ def leaving(state: State, policy: Policy, now_s: int, *, planned: frozenset[str]
         for run in (state.runs[name] for name in state.open_runs.get(site.name, {})):
             if site.phase != SitePhase.READY or run.id in planned or not _may_leave(state, run):
                 continue
-            old_s = (run.started_at_s or now_s) + MIN_RUN_S
+            old_s = (run.started_at_s or now_s) + policy.min_run_s
             if old_s > now_s:
                 wakes.append(old_s)
             else:
@@ -99,7 +97,7 @@ def _of_pool(state: State, policy: Policy, now_s: int, about: tuple[Site, Pool, 
     for number, run in enumerate(runs):
         place = np.unravel_index(int(np.argmin(pauses[number])), pauses[number].shape)
         saved = float(stay[number] - pauses[number][place])
-        if saved <= LEAVE_MARGIN_RATIO * stay[number]:
+        if saved <= policy.pause_margin_ratio * stay[number]:
             wakes.append(again_at_s)
         elif begins[place[0]] > 0:
             wakes.append(now_s + int(begins[place[0]]))

@@ -21,6 +21,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     clear_every_s: int = 900  # the market is cleared again after so long, while anybody waits
     clear_classes: int = 400  # classes of jobs that take part in one clearing, the most work first
     clear_rounds: int = 60  # of price adjustment in one clearing, at most
+    min_run_s: int = 600  # a run is left alone for so long after its start
+    preemptions_per_h: int = 60  # in the whole grid
+    job_preemptions_per_h: int = 2  # of one job
+    preempt_margin_ratio: float = 1.0  # of a peer: the gain must exceed the loss by this part of it
+    fruitless_runs: int = 3  # a job stopped so often in a row with nothing saved runs to its end
+    pause_margin_ratio: float = 0.05  # a pause must save this part of what going on would cost
+    resize_after_s: int = 1800  # a run keeps its size for so long
+    resize_margin_ratio: float = 0.05  # another size must save this part of what the present one costs
     preempt_tries: int = 4  # blocked jobs of one plan for which others may be stopped
     lease_s: int = 30
     grace_s: int = 10  # from SIGTERM to SIGKILL

@@ -21,11 +21,6 @@ from suan.rules.policy import Policy
 from suan.rules.quota import Quotas, canonical
 from suan.rules.stops import PREEMPTED, Loss, Recent, Releasing, is_worn, loss, stop_reason
 
-MIN_RUN_S = 600  # a run is left alone for so long after its start
-PREEMPTIONS_PER_H = 60  # in the whole grid
-JOB_PREEMPTIONS_PER_H = 2  # of one job
-VALUE_MARGIN_RATIO = 1.0  # standard by standard: the gain must exceed the loss by this part of it
-
 _RANK = {Priority.ONLINE: 0, Priority.STANDARD: 1, Priority.VALLEY: 2}
 
 
@@ -186,11 +181,11 @@ def _may_stop(case: _Case, run: Run) -> bool:
         return False
     if job.task.replicas is not None or job.task.priority == Priority.ONLINE:
         return False
-    if run.started_at_s is None or standing.now_s - run.started_at_s < MIN_RUN_S:
+    if run.started_at_s is None or standing.now_s - run.started_at_s < standing.policy.min_run_s:
         return False
-    if standing.recent.by_job.get(job.id, 0) >= JOB_PREEMPTIONS_PER_H:
+    if standing.recent.by_job.get(job.id, 0) >= standing.policy.job_preemptions_per_h:
         return False
-    return not is_worn(case.state, job)
+    return not is_worn(case.state, standing.policy, job)
 
 
 def _tiers(case: _Case) -> list[list[Loss]]:
@@ -298,7 +293,7 @@ def _is_here(case: _Case, one: Loss) -> bool:
 def _objection(case: _Case, chosen: list[Loss]) -> Reason | None:
     """Why even the least loss is too much, or one preemption too many."""
     standing, claim = case.standing, case.claim
-    left = max(0, PREEMPTIONS_PER_H - standing.recent.total - standing.preemptions)
+    left = max(0, standing.policy.preemptions_per_h - standing.recent.total - standing.preemptions)
     if len(chosen) > left:
         return Reason(
             code="preemption_budget",
@@ -322,7 +317,7 @@ def _objection(case: _Case, chosen: list[Loss]) -> Reason | None:
             expected_start_s=claim.starts_s,
         )
     lost = sum(one.microyuan for one in chosen)
-    least = round(lost * (1 + VALUE_MARGIN_RATIO))
+    least = round(lost * (1 + standing.policy.preempt_margin_ratio))
     if claim.value_microyuan <= least and _needs_value(case, chosen):
         return Reason(
             code="preemption_value",

@@ -14,14 +14,7 @@ from suan.rules.cycle import Cycle
 from suan.rules.elastic import resize
 from suan.rules.leave import leaving
 from suan.rules.move import bound_artifacts
-from suan.rules.preempt import (
-    MIN_RUN_S,
-    VALUE_MARGIN_RATIO,
-    Claim,
-    Standing,
-    victims,
-    with_preemption,
-)
+from suan.rules.preempt import Claim, Standing, victims, with_preemption
 
 _BEST_POOLS = 3  # in which room is made for one job, the cheapest first
 
@@ -56,7 +49,7 @@ def stops_for_others(cycle: Cycle) -> Iterator[StopRun]:
 def _has_old_run(cycle: Cycle, runs: dict[str, None]) -> bool:
     """Whether any run there has lasted long enough to be stopped; they are in the order of their starts."""
     oldest = next(iter(runs), None)
-    return oldest is not None and cycle.now_s - cycle.state.runs[oldest].placed_at_s >= MIN_RUN_S
+    return oldest is not None and cycle.now_s - cycle.state.runs[oldest].placed_at_s >= cycle.policy.min_run_s
 
 
 def _may_pay(cycle: Cycle, claim: Claim) -> bool:
@@ -68,7 +61,7 @@ def _may_pay(cycle: Cycle, claim: Claim) -> bool:
     pool = cycle.state.sites[claim.pool[0]].pools[claim.pool[1]]
     missing = max(1, claim.need - claim.free)
     restored = missing * pool.machine_microyuan_per_device_h * cycle.policy.restore_s / HOUR_S
-    return claim.value_microyuan > restored * (1 + VALUE_MARGIN_RATIO)
+    return claim.value_microyuan > restored * (1 + cycle.policy.preempt_margin_ratio)
 
 
 def _claims(cycle: Cycle, job: Job) -> Iterator[Claim]:

@@ -19,7 +19,6 @@ from suan.rules.policy import Policy
 from suan.rules.progress import since_checkpoint_s
 
 PREEMPTED, RESIZED, PAUSED = "preempted", "resized", "paused"  # how the reason of a stop begins
-FRUITLESS_RUNS = 3  # a job that was stopped so often in a row with nothing saved runs to its end
 _FOR = " for "
 _WANTING = {  # phases of a job in which it still wants the devices of a run that was stopped for it
     PREEMPTED: (JobPhase.WAITING,),
@@ -109,13 +108,13 @@ def _count(state: State, job: str, now_s: int, into: dict[str, int]) -> None:
             into[job] = into.get(job, 0) + 1
 
 
-def is_worn(state: State, job: Job) -> bool:
+def is_worn(state: State, policy: Policy, job: Job) -> bool:
     """Whether the job's last runs, but for the newest, were all stopped for others before they had saved
     anything: once more, and it might never get anywhere.
     """
     last = [run for run in (state.runs[name] for name in job.runs) if run.started_at_s is not None][:-1]
-    last = last[-FRUITLESS_RUNS:]
-    return len(last) == FRUITLESS_RUNS and all(
+    last = last[-policy.fruitless_runs :]
+    return len(last) == policy.fruitless_runs and all(
         run.stop_reason.startswith(PREEMPTED)
         and run.ended_at_s is not None
         and since_checkpoint_s(job, run, run.ended_at_s) == run.ended_at_s - (run.started_at_s or 0)

@@ -3,21 +3,20 @@
 Knows pools, partitions and data. In which order jobs come and which pool they prefer is decided elsewhere.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from suan.grid.action import Action, EndJob, MoveArtifact, PlaceRun, Plan, StopRun
+from suan.grid.action import Action, EndJob, MoveArtifact, PlaceRun, Plan
 from suan.grid.artifact import Artifact
 from suan.grid.job import Bid, Considered, Job, JobPhase, Reason
 from suan.grid.site import Pool, Site, SitePhase, hour_rate
 from suan.grid.state import State
 from suan.grid.units import HOUR_S
+from suan.rules.endings import hopeless, requested_stops
 from suan.rules.fit import fit
 from suan.rules.move import Move, again_at_s, bound_artifacts, moves_to, transfer_id
 from suan.rules.policy import Policy
 from suan.rules.quote import Setting, power_w, quote
-
-NO_DEVICES = "no_devices"  # the engine's word for free devices on the wrong nodes: no fault of the job
 
 FitMemo = dict[tuple[object, str, str], tuple[Site, Pool, int | Reason]]
 
@@ -213,33 +212,11 @@ class Moment:
 
     def stop_requested(self) -> None:
         """What somebody stopped, stops."""
-        self.actions.extend(_stops(self.state))
+        self.actions.extend(requested_stops(self.state))
 
     def ends(self, job: Job) -> bool:
         """Ends the job if it can never run any more."""
-        outcome = _hopeless(self.state, self.policy, job)
+        outcome = hopeless(self.state, self.policy, job)
         if outcome:
             self.actions.append(EndJob(job=job.id, phase=JobPhase.FAILED, outcome=outcome))
         return bool(outcome)
-
-
-def _stops(state: State) -> Iterator[Action]:
-    for job_id in state.stop_requested:
-        job = state.jobs[job_id]
-        if job.phase == JobPhase.WAITING:
-            yield EndJob(job=job_id, phase=JobPhase.STOPPED, outcome="stopped on request")
-        elif not state.runs[job.runs[-1]].stop_reason:
-            yield StopRun(run=job.runs[-1], why="its job was stopped")
-
-
-def _hopeless(state: State, policy: Policy, job: Job) -> str:
-    why = state.runs[job.runs[-1]].stop_reason if job.refusals else ""
-    if job.refusals > policy.refusals_limit and not why.startswith(NO_DEVICES):
-        return f"{job.refusals} times in a row no engine could start it"
-    for binding in job.inputs.values():
-        writer = state.jobs.get(binding.from_job)
-        if writer is None or writer.ended_at_s is None or binding.from_output in writer.outputs:
-            continue
-        if binding.from_output or writer.phase != JobPhase.SUCCEEDED:
-            return f"its input will not come: job {writer.id} {writer.phase}"
-    return ""
