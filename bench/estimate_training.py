@@ -175,7 +175,7 @@ MISSED = """\
 - **Adapters that are not declared.** Fine-tuning by adapters is recognised only where training whole
   could not be.
 - **One cluster's network.** Eight-way tensor parallelism took about 20 % longer in one centre than in
-  others with the same nodes. A site's own factor (`residual.correct`) learns this from its first runs;
+  others with the same nodes. A site's own factor (`rules/estimates.py`) learns this from its first runs;
   no table can.
 - **Small models on unfused software** are told of by one source alone (vtrain-single). Left out, what a
   launch and a step cost stay at their priors, and its rows are predicted 70 % too slow. Any other table of

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from suan.grid.account import Usage
-from suan.grid.action import FetchOrder, LaunchOrder, RunSeen, TransferSeen
+from suan.grid.action import FetchOrder, LaunchOrder, LinkSeen, ProbeOrder, RunSeen, TransferSeen
 from suan.grid.artifact import Manifest
 from suan.grid.fact import Fact
 from suan.grid.job import EndCause, RunPhase
@@ -222,12 +222,18 @@ class Store(Protocol):
 class Mover(Protocol):
     """Brings artifacts from other sites into this site's store; resumes where a kill left it."""
 
-    def want(self, orders: Sequence[FetchOrder]) -> None:
-        """The fetches that should be going on: starts the new, paces the known, drops the rest."""
+    def want(self, orders: Sequence[FetchOrder], probes: Sequence[ProbeOrder] = ()) -> None:
+        """The fetches that should be going on: starts the new, paces the known, drops the rest. The links
+        that should be measured now and then.
+        """
         ...
 
     def seen(self) -> tuple[TransferSeen, ...]:
         """Where each wanted fetch stands."""
+        ...
+
+    def links(self) -> tuple[LinkSeen, ...]:
+        """What is known of the wanted links by now."""
         ...
 
     def close(self) -> None: ...

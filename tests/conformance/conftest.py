@@ -6,12 +6,13 @@ engine without an ability skips those tests and no others.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from engine_site import EngineSite, open_local, processes_of
 from kubernetes_site import KubernetesOpener
+from outcomes import FOLDER, Outcomes
 from postgres_server import MISSING, PostgresServer, find_postgres, serving_postgres
 from ray_site import RayOpener
 from simulated_site import SimulatedOpener
@@ -31,6 +32,25 @@ ENGINES: dict[str, tuple[Callable[[Path], Engine], frozenset[str]]] = {
     "kubernetes": (KubernetesOpener(), frozenset({"processes"})),
     "simulated": (SimulatedOpener(), frozenset({"devices"})),  # its time is the suite's, so no process runs
 }
+
+
+_outcomes = Outcomes()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What was found of each engine is kept: the documentation's table is made from it."""
+    report = yield
+    engine = getattr(item, "callspec", None) and item.callspec.params.get("site")
+    if engine in ENGINES:
+        _outcomes.note(engine, item.originalname, report)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    worker = getattr(session.config, "workerinput", {}).get("workerid", "main")
+    if session.config.cache is not None:
+        _outcomes.write(session.config.cache.mkdir(FOLDER), worker)
 
 
 @pytest.fixture(scope="session", autouse=True)

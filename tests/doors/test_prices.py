@@ -7,6 +7,7 @@ import pytest
 from rest_world import NOW_S, World
 
 from suan.doors.cli.heat import caption, rows_of, svg, terminal_lines
+from suan.doors.cli.heat_picture import draw
 from suan.grid import fact as f
 from suan.grid.error import Refused
 from suan.grid.market import Clearing, Step
@@ -85,3 +86,16 @@ def test_the_image_is_whole_and_safe(world: World) -> None:
     cells = [node for node in root.iter() if node.tag.endswith("rect")]
     assert len(cells) == 1 + 6 * 2 * 2  # the ground, and six hours of two prices at two sites
     assert not [node for node in root.iter() if node.tag.endswith(("script", "image", "use"))]
+
+
+def test_the_map_as_a_picture_has_a_cell_for_every_price(world: World, tmp_path: Path) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    draw(world.client().prices(hours=30), tmp_path / "map.png")
+    image = pyplot.imread(tmp_path / "map.png")
+    seen = {
+        tuple(round(float(part) * 255) for part in pixel[:3]) for pixel in image.reshape(-1, image.shape[2])
+    }
+    assert {(0x1A, 0x98, 0x50), (0xD7, 0x30, 0x27)} <= seen, "the cheapest hours are green, the dearest red"
+    with pytest.raises(Refused) as refused:
+        draw(world.client().prices(hours=3), tmp_path / "map.txt")
+    assert refused.value.code == "bad_value"

@@ -263,3 +263,28 @@ def test_the_newest_version_answers_to_the_bare_name(world: World, upstream: Ups
         client.chat.completions.create(**ask())
         client.chat.completions.create(**ask(model="poet@1"))
     assert (len(newer.bodies), len(upstream.bodies)) == (1, 1)
+
+
+def test_what_passes_through_is_timed_by_service(world: World, upstream: Upstream) -> None:
+    upstream.slow_s = 0.05
+    with serving(upstream.app) as engine, serving(world.app) as grid:
+        serve_poet(world, engine)
+        client = official(grid, world.keys["alice"])
+        said = [{"role": "user", "content": "登鸛雀樓"}]
+        for _ in client.chat.completions.create(model="reciter", messages=said, stream=True):
+            pass
+        bearer = {"authorization": f"Bearer {world.keys['operator']}"}
+
+        def sums() -> dict[str, float]:
+            told = httpx.get(f"{grid}/metrics", headers=bearer, trust_env=False).text
+            pairs = (line.rpartition(" ") for line in told.splitlines() if 'service="reciter"' in line)
+            return {name: float(value) for name, _, value in pairs}
+
+        wait_until(lambda: 'suan_gateway_tokens_total{direction="out",service="reciter"}' in sums())
+        found = sums()
+    labels = '{code="200",service="reciter"}'
+    assert found[f"suan_gateway_request_duration_seconds_count{labels}"] == 1
+    took_s = found[f"suan_gateway_request_duration_seconds_sum{labels}"]
+    first_s = found[f"suan_gateway_time_to_first_byte_seconds_sum{labels}"]
+    assert 0 < first_s < took_s - 0.1  # the words after the first came one by one
+    assert found['suan_gateway_tokens_total{direction="out",service="reciter"}'] == len(WORDS)

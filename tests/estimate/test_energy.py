@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from known_shapes import llama_8b
 
-from suan.estimate.cases import Cases, Machines, Plans, Shapes
+from suan.estimate.cases import Cases, Machines, Plans
 from suan.estimate.energy import (
     Phases,
     carbon_kg,
@@ -15,7 +16,6 @@ from suan.estimate.energy import (
     training_phases,
 )
 from suan.estimate.rates import kind_index
-from suan.estimate.shapes import counted
 from suan.estimate.training import step_time
 
 EIGHT = np.array([8.0])
@@ -25,21 +25,10 @@ def shares(compute: float, memory: float = 0.0, communication: float = 0.0, idle
     return Phases.of(*(np.array([value]) for value in (compute, memory, communication, idle)))
 
 
-def llama_8b(devices: int = 16, kind: str = "H100-SXM") -> Cases:
-    shape = Shapes.filled(
-        1,
-        layers=32,
-        hidden=4096,
-        heads=32,
-        kv_heads=8,
-        head_dim=128,
-        value_head_dim=128,
-        ffn=14336,
-        vocab=128256,
-    )
+def training(devices: int = 16, kind: str = "H100-SXM") -> Cases:
     machine = Machines.filled(1, kind=kind_index(kind), devices=devices, scaleout_gbps_per_node=3200)
     plan = Plans.filled(1, dp=devices, zero_stage=3)
-    return Cases(counted(shape), plan, machine, np.array([8192]), np.array([devices * 2]))
+    return Cases(llama_8b(), plan, machine, np.array([8192]), np.array([devices * 2]))
 
 
 def test_a_computing_node_of_eight_h100_draws_what_meters_showed() -> None:
@@ -69,7 +58,7 @@ def test_a_chip_whose_tdp_nobody_published_still_draws(unknown: float) -> None:
 
 
 def test_a_step_takes_the_power_of_all_its_nodes_for_its_time() -> None:
-    cases = llama_8b()
+    cases = training()
     step = step_time(cases)
     node_w = node_power_w(EIGHT, np.array([700.0]), training_phases(step))[0]
     assert kwh_per_step(cases, step)[0] == pytest.approx(2 * node_w * step.total_s[0] / 3.6e6)
@@ -77,7 +66,7 @@ def test_a_step_takes_the_power_of_all_its_nodes_for_its_time() -> None:
 
 
 def test_part_of_a_node_is_counted_as_a_node_with_so_many_devices() -> None:
-    cases = llama_8b(devices=4)
+    cases = training(devices=4)
     step = step_time(cases)
     node_w = node_power_w(np.array([4.0]), np.array([700.0]), training_phases(step))[0]
     assert kwh_per_step(cases, step)[0] == pytest.approx(node_w * step.total_s[0] / 3.6e6)

@@ -1,17 +1,12 @@
-"""Corrections: near what was measured, none far from it; and a site's own factor."""
+"""Corrections: near what was measured, none far from it."""
 
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from suan.estimate.cases import Cases, Machines, Plans, Shapes
 from suan.estimate.rates import kind_index
 from suan.estimate.residual import (
     SCALES,
     Reference,
-    Site,
-    correct,
     correction,
     features,
     interval,
@@ -67,27 +62,3 @@ def test_doubt_widens_an_interval() -> None:
     for corrected in (True, False):
         low, high = interval(np.ones(2), np.array([0.1, 0.9]), spread(corrected=corrected))
         assert low[1] < low[0] < 1.0 < high[0] < high[1]
-
-
-def test_a_site_learns_its_factor() -> None:
-    site = Site()
-    for _ in range(20):
-        site = correct(site, metered_s=120.0, predicted_s=100.0)
-    assert site.factor == pytest.approx(1.2, rel=0.02)
-    assert site.runs == 20
-
-
-def test_the_first_run_moves_it_half_way_and_the_hundredth_hardly() -> None:
-    first = correct(Site(), metered_s=120.0, predicted_s=100.0)
-    assert first.log_factor == pytest.approx(np.log(1.2) / 2, rel=0.01)
-    late = correct(Site(log_factor=0.0, runs=99), metered_s=120.0, predicted_s=100.0)
-    assert late.log_factor < 0.01
-
-
-@given(st.lists(st.floats(0.01, 100.0), min_size=1, max_size=30))
-def test_no_outlier_carries_it_off(ratios: list[float]) -> None:
-    site = Site()
-    for ratio in ratios:
-        before = site
-        site = correct(site, metered_s=ratio, predicted_s=1.0)
-        assert abs(site.log_factor - before.log_factor) <= 0.43 / (before.runs + 2.0) + 1e-9

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from known_shapes import llama_8b
 
-from suan.estimate.cases import Cases, Machines, Plans, Shapes
+from suan.estimate.cases import Cases, Machines, Plans
 from suan.estimate.rates import kind_index
 from suan.estimate.serving import estimate_serving
 from suan.estimate.serving_cases import ServingCases, serving_cases
-from suan.estimate.shapes import counted
 from suan.estimate.stages import (
     Rollouts,
     adapters,
@@ -29,21 +29,10 @@ TOKENS = np.array([1e9])
 ONE = np.array([1.0])
 
 
-def llama_8b(batch: int = 128) -> Cases:
-    shape = Shapes.filled(
-        1,
-        layers=32,
-        hidden=4096,
-        heads=32,
-        kv_heads=8,
-        head_dim=128,
-        value_head_dim=128,
-        ffn=14336,
-        vocab=128256,
-    )
+def training(batch: int = 128) -> Cases:
     machine = Machines.filled(1, kind=kind_index("H100-SXM"), devices=8)
     plan = Plans.filled(1, dp=8, zero_stage=3, recompute=2)
-    return Cases(counted(shape), plan, machine, np.array([4096]), np.array([batch]))
+    return Cases(llama_8b(), plan, machine, np.array([4096]), np.array([batch]))
 
 
 def served(**changes: object) -> ServingCases:
@@ -61,7 +50,7 @@ def rollouts(**changes: object) -> Rollouts:
 
 
 def test_fine_tuning_is_its_steps() -> None:
-    cases = llama_8b()
+    cases = training()
     got = fine_tuning(cases, TOKENS)
     steps = np.ceil(1e9 / (4096 * 128))
     assert got.seconds[0] == pytest.approx(steps * step_time(cases).total_s[0])
@@ -73,13 +62,13 @@ def test_fine_tuning_is_its_steps() -> None:
 
 
 def test_adapters_skip_the_gradients_and_states_of_frozen_weights() -> None:
-    whole, light = fine_tuning(llama_8b(), TOKENS), adapters(llama_8b(), TOKENS)
+    whole, light = fine_tuning(training(), TOKENS), adapters(training(), TOKENS)
     assert 0.5 * whole.seconds[0] < light.seconds[0] < 0.9 * whole.seconds[0]
     assert light.memory_gib[0] < whole.memory_gib[0]
 
 
 def test_preference_adds_a_forward_pass_and_the_reference_beside_the_policy() -> None:
-    cases = llama_8b()
+    cases = training()
     step = step_time(cases)
     got, before = preference(cases, ONE * 6400), preference(cases, ONE * 6400, reference_before=True)
     assert got.seconds[0] == pytest.approx(100 * (step.total_s[0] + forward_s(step)[0]))
@@ -95,7 +84,7 @@ def test_generation_takes_what_the_server_takes_and_the_longest_answers_more() -
 
 
 def test_a_policy_step_generates_scores_and_trains_one_after_the_other() -> None:
-    cases = llama_8b()
+    cases = training()
     got = reinforcement(cases, rollouts(), ONE * 10, scorers=(cases,))
     assert set(got.parts_s) == {"train", "score", "generate", "move weights"}
     assert got.seconds[0] == pytest.approx(sum(part[0] for part in got.parts_s.values()))
@@ -103,7 +92,7 @@ def test_a_policy_step_generates_scores_and_trains_one_after_the_other() -> None
 
 
 def test_a_critic_costs_time_and_memory() -> None:
-    cases = llama_8b()
+    cases = training()
     grpo = reinforcement(cases, rollouts(), ONE, scorers=(cases,))
     ppo = reinforcement(cases, rollouts(), ONE, scorers=(cases,), critic=cases)
     assert ppo.seconds[0] > grpo.seconds[0]
@@ -111,7 +100,7 @@ def test_a_critic_costs_time_and_memory() -> None:
 
 
 def test_apart_the_slower_side_is_the_pace_on_both_sides_devices() -> None:
-    cases = llama_8b()
+    cases = training()
     together = reinforcement(cases, rollouts(), ONE)
     apart = reinforcement(cases, rollouts(apart=True), ONE)
     assert 0.5 * together.seconds[0] <= apart.seconds[0] < together.seconds[0]

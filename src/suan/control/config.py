@@ -56,6 +56,8 @@ class GridConfig(BaseModel):
     emulate_links: bool = False  # the grid's own store waits links' round trips
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    log: str = "text"  # or json: one object a line, with what happens to jobs and sites
+    trace_url: str = ""  # an OpenTelemetry collector for OTLP over HTTP, http://HOST:4318; "" for none
     policy: dict[str, Any] = {}  # over rules/policy.py's defaults
 
 

@@ -11,8 +11,10 @@ from typing import assert_never
 
 import msgspec
 
+from suan.control.trace_ids import traceparent
 from suan.grid import fact as f
 from suan.grid.action import (
+    PROBE_DIGEST,
     EndJob,
     FetchOrder,
     LaunchOrder,
@@ -20,13 +22,15 @@ from suan.grid.action import (
     Orders,
     PlaceRun,
     Plan,
+    ProbeOrder,
     StopOrder,
     StopRun,
     Ticket,
     ticket_hash,
 )
 from suan.grid.artifact import Transfer
-from suan.grid.job import JobPhase, Run, RunPhase
+from suan.grid.job import Job, JobPhase, Run, RunPhase
+from suan.grid.site import SitePhase
 from suan.grid.state import State
 from suan.rules.move import link_between, link_share_bytes_per_s
 from suan.rules.policy import Policy
@@ -88,7 +92,7 @@ def orders_for(
         if run.stop_reason:
             stop.append(StopOrder(run=run_id, why=run.stop_reason, grace_s=policy.stop_grace_s))
         elif run.started_at_s is None:
-            launch.append(_launch(state, run, policy))
+            launch.append(_traced(_launch(state, run, policy), state.jobs[run.job]))
     forget = []
     for run_id in seen:
         known = state.runs.get(run_id)
@@ -101,6 +105,7 @@ def orders_for(
         transfer = state.transfers[transfer_id]
         if site in (transfer.source, transfer.destination):
             _transfer(state, transfer, site, secret, (fetch, tickets))
+    probes = _probes(state, site, secret, tickets)
     orders = Orders(
         site=site,
         epoch=state.sites[site].epoch,
@@ -113,8 +118,9 @@ def orders_for(
         tickets=tuple(tickets),
         forget=tuple(forget),
         keep=tuple(state.artifacts[artifact].digest for artifact in state.held.get(site, {})),
+        probes=probes,
     )
-    content = (orders.epoch, orders.launch, orders.stop, orders.fetch, orders.tickets, orders.forget)
+    content = (orders.epoch, orders.launch, orders.stop, orders.fetch, orders.tickets, orders.forget, probes)
     return msgspec.structs.replace(orders, version=zlib.crc32(_encode(content)))
 
 
@@ -149,6 +155,36 @@ def _transfer(
         )
 
 
+def _probes(state: State, site: str, secret: bytes, tickets: list[Ticket]) -> tuple[ProbeOrder, ...]:
+    """The links into this site that are to be measured; the tickets of those out of it are added."""
+    probes = []
+    for (source, destination), link in state.links.items():
+        if site != source and site != destination:
+            continue
+        giver, taker = state.sites.get(source), state.sites.get(destination)
+        if giver is None or taker is None or not giver.data_url:
+            continue
+        if SitePhase.FENCED in (giver.phase, taker.phase):
+            continue
+        shown = hmac.new(secret, f"probe/{source}/{destination}".encode(), "blake2b").hexdigest()[:64]
+        if site == destination:
+            probes.append(ProbeOrder(source=source, source_url=giver.data_url, ticket=shown))
+        else:
+            most = link.declared_mbit_per_s or link.mbit_per_s
+            tickets.append(
+                Ticket(
+                    ticket_hash=ticket_hash(shown),
+                    digest=PROBE_DIGEST,
+                    bytes_per_s=most * 1e6 / 8,
+                    rtt_ms=link.rtt_ms,
+                )
+            )
+    return tuple(probes)
+
+
+PLAN_ENV = "SUAN_PLAN"  # how the performance model lays the run's work over its devices, as JSON
+
+
 def _launch(state: State, run: Run, policy: Policy) -> LaunchOrder:
     job = state.jobs[run.job]
     task = job.task
@@ -170,7 +206,7 @@ def _launch(state: State, run: Run, policy: Policy) -> LaunchOrder:
         devices_per_node=run.devices // max(1, run.nodes),
         command=task.run,
         setup=task.setup,
-        env=task.envs,
+        env={**task.envs, PLAN_ENV: msgspec.json.encode(run.plan).decode()} if run.plan else task.envs,
         secrets=task.secrets,
         inputs={name: digest for name, digest in digests.items() if name in task.inputs},
         outputs=tuple(task.outputs),
@@ -184,3 +220,9 @@ def _launch(state: State, run: Run, policy: Policy) -> LaunchOrder:
         grace_s=policy.stop_grace_s,
         duration_s=task.duration_s,
     )
+
+
+def _traced(order: LaunchOrder, job: Job) -> LaunchOrder:
+    """The order with its place in the job's trace; a task's own wins."""
+    env = {"TRACEPARENT": traceparent(job, order.run), **order.env}
+    return msgspec.structs.replace(order, env=env)

@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 from suan import __version__
 from suan.control.execute import facts_of, orders_for
 from suan.control.observe import fence_s, observe, silences
+from suan.control.works import of_new_pools
 from suan.grid.action import Observation, Orders, Plan
 from suan.grid.error import NotNow, Refused, SuanError
-from suan.grid.fact import Fact, GridStarted, JobEnded, MarketCleared, RunEnded
+from suan.grid.fact import Fact, GridStarted, JobEnded, MarketCleared, RunEnded, SiteDescribed
 from suan.grid.job import Reason
 from suan.grid.state import State
 from suan.ports import Clock, Journal
@@ -34,6 +35,7 @@ Result = TypeVar("Result")
 Command = Callable[[State, int], tuple[Sequence[Fact], Result]]
 Listener = Callable[[list[tuple[int, Fact]]], None]
 Decide = Callable[[State, Policy, int], Plan]
+Timed = Callable[[str, float], None]  # (decide or journal_sync, seconds that it took)
 
 MAX_BATCH = 512  # commands folded before one sync
 MAX_TICK_S = 1.0  # silence is looked for at least so often
@@ -73,8 +75,14 @@ class Grid:
         self._tick_after = 0.0
         self.trouble = ""  # why the grid answers no more; "" while all is well
         self.complaint = ""  # why the newest plan was not carried out
+        self.timed: Timed = lambda step, seconds: None  # who measures sets it; must not fail
         self.state = State()
         self._open()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides; one of several planes may not."""
+        return not self.trouble
 
     def now_s(self) -> int:
         """The grid's clock; never behind the last fact."""
@@ -121,7 +129,9 @@ class Grid:
                     "unknown_site", f"no site is called {seen.site}", hint="join it: suan join", status=404
                 )
             self._note_runs(seen)
-            return observe(state, seen, now_s), None
+            facts = observe(state, seen, now_s)
+            pools = [pool for fact in facts if isinstance(fact, SiteDescribed) for pool in fact.pools]
+            return (*facts, *of_new_pools(state, pools, now_s)), None
 
         self.do(command)
         return self.orders(seen.site)
@@ -168,7 +178,9 @@ class Grid:
         while due or self.state.sequence != self._planned_sequence:  # an end of a job may end others
             due = False
             self._planned_sequence = self.state.sequence
+            began_s = time.perf_counter()
             plan = self._decide(self.state, self.policy, now_s)
+            self.timed("decide", time.perf_counter() - began_s)
             objections = audit(self.state, plan)
             assert not objections, f"the plan is wrong: {'; '.join(objections)}"
             self.plan = plan
@@ -291,11 +303,13 @@ class Grid:
         """
         with self.lock:
             yield
+            began_s = time.perf_counter()
             try:
                 self._journal.sync()
             except Exception as error:
                 self.trouble = f"{type(error).__name__}: {error}"
                 raise
+            self.timed("journal_sync", time.perf_counter() - began_s)
 
     def _open(self) -> None:
         fold(self.state, (fact for _, fact in self._journal.read()))

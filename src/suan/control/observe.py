@@ -27,6 +27,7 @@ from suan.rules.settle import settle_run, settle_transfer
 _MOST_KW_A_DEVICE = 100.0
 _MOST_MOVES = 4  # each chunk may come wrong twice and right once, and the manifest comes along
 _MANIFEST_BYTES = 256 << 20
+_MATERIAL_RATIO, _LEAST_RTT_MS = 0.2, 2.0  # what a link must change by to be a fact
 
 
 def observe(state: State, seen: Observation, now_s: int) -> list[f.Fact]:
@@ -44,6 +45,7 @@ def observe(state: State, seen: Observation, now_s: int) -> list[f.Fact]:
     facts.extend(_transfers(state, site, seen, now_s))
     if seen.full:
         facts.extend(_replicas(state, site, seen, now_s))
+        facts.extend(_links(state, site, seen, now_s))
     return facts
 
 
@@ -246,6 +248,27 @@ def _end_transfer(state: State, seen: TransferSeen, now_s: int) -> Iterator[f.Fa
         yield f.ReplicaRemoved(
             at_s=now_s, artifact=transfer.artifact, site=GRID_SITE
         )  # the upload has arrived
+
+
+def _links(state: State, site: Site, seen: Observation, now_s: int) -> Iterator[f.Fact]:
+    """Measured links that are not as they were known to be. What was declared is the most that is believed:
+    an operator may not want to use all of a line.
+    """
+    for measured in {link.source: link for link in seen.links}.values():
+        link = state.links.get((measured.source, site.name))
+        if link is None or not (0 < measured.mbit_per_s <= 1e7 and 0 <= measured.rtt_ms <= 1e5):
+            continue
+        most = link.declared_mbit_per_s or link.mbit_per_s
+        rate = min(most, measured.mbit_per_s)
+        if _differs(rate, link.mbit_per_s) or (
+            abs(measured.rtt_ms - link.rtt_ms) > _LEAST_RTT_MS and _differs(measured.rtt_ms, link.rtt_ms)
+        ):
+            news = replace(link, mbit_per_s=rate, rtt_ms=measured.rtt_ms, origin="measured", at_s=now_s)
+            yield f.LinkSet(at_s=now_s, link=replace(news, declared_mbit_per_s=most))
+
+
+def _differs(new: float, old: float) -> bool:
+    return abs(new - old) > _MATERIAL_RATIO * max(new, old)
 
 
 def _replicas(state: State, site: Site, seen: Observation, now_s: int) -> Iterator[f.Fact]:

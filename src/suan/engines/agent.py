@@ -84,6 +84,7 @@ class Agent:
         engine: Engine | None = None,
         mover: Mover | None = None,
         door: Door | None = None,
+        wattage: Wattage | None = None,
     ) -> None:
         """Finds what an earlier agent left in `folder`.
 
@@ -103,7 +104,7 @@ class Agent:
         self._forgotten = Forgotten(self._folder / "forgotten")
         self._clearing = Clearing(self._folder, store, self._stager.checkouts, self._ends.digests)
         self._readiness = Readiness()
-        self._wattage = Wattage(engine.pools() if engine else ())
+        self._wattage = wattage or Wattage(engine.pools() if engine else ())
         self._staging: dict[str, _Staging] = {}
         self._storing: dict[str, str] = {}  # run -> trouble, "" while all goes well
         self._failures: dict[str, RunSeen] = {}  # worked out once; the engine remembers the rest
@@ -173,7 +174,7 @@ class Agent:
         self._there = self.engine.runs() if self.engine else ()
         self._renew_lease(orders.lease_s - age_s)
         if self.mover:
-            self.mover.want(orders.fetch)
+            self.mover.want(orders.fetch, orders.probes)
         if self.door:
             self.door.allow(orders.tickets)
         for launch in orders.launch:
@@ -215,7 +216,7 @@ class Agent:
                     self.engine.launch(spec)
         except Exception as error:  # a bug must not look like a run that is staged for ever
             code = error.code if isinstance(error, SuanError) else type(error).__name__
-            log.warning("run %s could not be started", order.run, exc_info=error)
+            log.warning("run %s could not be started", order.run, exc_info=error, extra={"run": order.run})
             self._settle_unstarted(order.run, EndCause.NOT_STARTED, f"{code}: {error}")
         finally:
             with self._lock:
@@ -300,8 +301,7 @@ class Agent:
         replicas: tuple[str, ...] = ()
         if full:
             pools = self.engine.pools() if self.engine else ()
-            busy = bool(staging or self._storing)
-            self._clearing.consider(busy=busy)
+            self._clearing.consider(busy=bool(staging or self._storing))
             replicas = self.store.digests()  # last: what a run or a transfer says is here was here before
         return Observation(
             site=self.site,
@@ -314,6 +314,7 @@ class Agent:
             data_url=self.door.url if self.door else "",
             fenced=any(run.cause is EndCause.FENCED for run in self._there),
             knows_s=self._obeyed_s,
+            links=self.mover.links() if self.mover and full else (),
         )
 
     def _seen(self, run: EngineRun) -> RunSeen:
@@ -375,7 +376,7 @@ class Agent:
             except (SiteTrouble, OSError) as error:
                 trouble = str(error)
             except Exception as error:  # a bug must not look like a run that is stored for ever
-                log.exception("outputs of run %s could not be stored", run.run)
+                log.exception("outputs of run %s could not be stored", run.run, extra={"run": run.run})
                 trouble = f"{type(error).__name__}: {error}"
             with self._lock:
                 self._storing[run.run] = trouble

@@ -29,7 +29,7 @@ def local_pools(cpu_pool: str = "cpu", gpu_pool: str = "gpu") -> tuple[Pool, ...
         cpus_per_node=float(cores),
         memory_gib_per_node=round(memory_gib, 1),
     )
-    kinds = Counter(kind for name in nvidia_names() if (kind := _kind(name)))
+    kinds = Counter(kind for name in nvidia_names() if (kind := kind_of(name)))
     pools = [
         Pool(
             name=gpu_pool if len(kinds) == 1 else f"{gpu_pool}-{kind.lower()}",
@@ -57,7 +57,7 @@ def nvidia_names() -> list[str]:
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
     """The table's name for `NVIDIA H100 80GB HBM3` and the like; "" for what it does not have.
 
     The longest run of leading words that the table knows: the most exact kind wins.

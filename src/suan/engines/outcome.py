@@ -61,7 +61,9 @@ class Ends:
             try:
                 write_whole(self._path(seen.run), msgspec.json.encode(seen))
             except OSError as error:
-                log.warning("the end of run %s cannot be written down: %s", seen.run, error)
+                log.warning(
+                    "the end of run %s cannot be written down: %s", seen.run, error, extra={"run": seen.run}
+                )
             self._known[seen.run] = seen
 
     def forget(self, run: str) -> RunSeen | None:

@@ -1,12 +1,13 @@
 """The engines there are, one row each: how a site opens it, given what its site.toml says.
 
-Knows names; an engine's module is imported when it is opened. A row takes (folder, declared pools, options)
-and gives (the engine, what it found and what it lacks, a line each).
+Knows names; an engine's module is imported when it is opened, or when its limits are asked for. A row takes
+(folder, declared pools, options) and gives (the engine, what it found and what it lacks, a line each).
 """
 
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from suan.grid.error import Refused
 from suan.grid.site import Pool
@@ -19,6 +20,28 @@ ENGINES = {
     "ray": "suan.engines.ray_site:open_ray",
     "kubernetes": "suan.engines.kubernetes_site:open_kubernetes",
 }
+
+# What the engine of this machine cannot do, and why: "not yet" may change, "never" is how it is. Each
+# engine's module has its own.
+LIMITS = {
+    "container image": "not yet: tasks name no image",
+    "tenants apart": "never: runs are processes of the agent's own user, kept to devices by variables",
+    "several machines": "never: it is one; a cluster has an engine",
+}
+
+
+class Limit(NamedTuple):
+    """Something that an engine does not do."""
+
+    capability: str
+    when: str  # "not yet" or "never", with what it is limited to
+    why: str
+
+
+def limits_of(name: str) -> tuple[Limit, ...]:
+    """What the engine called `name` cannot do, each with its reason."""
+    module = importlib.import_module(ENGINES[name].partition(":")[0])
+    return tuple(Limit(capability, *text.split(": ", 1)) for capability, text in module.LIMITS.items())
 
 
 def open_engine(name: str, folder: Path, declared: Sequence[Pool], options: Mapping[str, str]) -> Opened:

@@ -63,6 +63,21 @@ class Rows:
     batch_given: Bools
 
 
+def served_columns(shapes: Shapes, accelerator: str, devices: int) -> dict[str, str]:
+    """One shape on some devices as a row of a table of serving runs."""
+    named = {
+        "layers": "layers", "hidden": "hidden", "heads": "heads", "kv_heads": "kv_heads", "ffn": "ffn",
+        "vocab": "vocab", "n_experts": "experts", "topk": "top_k",
+    }  # fmt: skip
+    return {column: str(int(getattr(shapes, field)[0])) for column, field in named.items()} | {
+        "params_b": str(float(shapes.params[0]) / 1e9),
+        "active_params_b": str(float(shapes.active_params[0]) / 1e9),
+        "kind": "moe" if int(shapes.experts[0]) else "dense",
+        "accel": accelerator,
+        "n_accel": str(devices),
+    }
+
+
 def numbers(text: Text, otherwise: float = 0.0) -> Floats:
     """A column of numbers; empty or unreadable is `otherwise`."""
     out = np.full(len(text), otherwise)

@@ -28,88 +28,22 @@ NAMES = {
     "top_k": ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "experts_per_token"),
     "expert_ffn": ("moe_intermediate_size", "expert_intermediate_size"),
 }
+ENCODERS = (
+    "bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta", "deberta-v2", "albert", "camembert",
+    "ernie", "modernbert",
+)  # fmt: skip
+VISION = ("vit", "deit", "beit", "dinov2", "vit_mae", "clip_vision_model", "siglip_vision_model")
 # Families whose feed-forward has two matrices; all others' has three.
-PLAIN = [
-    "gpt2",
-    "gpt_neo",
-    "gpt_neox",
-    "gptj",
-    "gpt_bigcode",
-    "opt",
-    "bloom",
-    "falcon",
-    "mpt",
-    "phi",
-    "codegen",
-    "starcoder2",
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "electra",
-    "deberta",
-    "deberta-v2",
-    "albert",
-    "camembert",
-    "ernie",
-    "vit",
-    "deit",
-    "beit",
-    "dinov2",
-    "clip",
-    "siglip",
-    "vit_mae",
-    "clip_vision_model",
-    "siglip_vision_model",
-    "clip_text_model",
-    "whisper",
-    "nemotron",
-]
-ENCODERS = [
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "electra",
-    "deberta",
-    "deberta-v2",
-    "albert",
-    "camembert",
-    "ernie",
-    "modernbert",
-]
-VISION = ["vit", "deit", "beit", "dinov2", "vit_mae", "clip_vision_model", "siglip_vision_model"]
+PLAIN = frozenset(ENCODERS) - {"modernbert"} | frozenset(VISION) | {
+    "gpt2", "gpt_neo", "gpt_neox", "gptj", "gpt_bigcode", "opt", "bloom", "falcon", "mpt", "phi", "codegen",
+    "starcoder2", "clip", "siglip", "clip_text_model", "whisper", "nemotron",
+}  # fmt: skip
 # Families that share input and output embedding unless the config says otherwise. Source: transformers'
 # defaults.
-TIED = [
-    "gpt2",
-    "gpt_neo",
-    "gpt_bigcode",
-    "opt",
-    "bloom",
-    "falcon",
-    "mpt",
-    "gemma",
-    "gemma2",
-    "gemma3",
-    "gemma3_text",
-    "starcoder2",
-    "cohere",
-    "cohere2",
-    "t5",
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "electra",
-    "deberta",
-    "deberta-v2",
-    "albert",
-    "camembert",
-    "ernie",
-    "modernbert",
-    "codegen",
-]
+TIED = frozenset(ENCODERS) | {
+    "gpt2", "gpt_neo", "gpt_bigcode", "opt", "bloom", "falcon", "mpt", "gemma", "gemma2", "gemma3",
+    "gemma3_text", "starcoder2", "cohere", "cohere2", "t5", "codegen",
+}  # fmt: skip
 ALTERNATING = {"gemma2": 2, "gpt_oss": 2, "gemma3_text": 6, "cohere2": 4}  # one layer in so many sees all
 
 

@@ -140,22 +140,32 @@ def _in_blocks(estimate: Callable[[Cases], Found], cases: Cases) -> Found:
 def _ranked(cases: Cases, *, legal: int, fitting: int, residual: bool) -> Ranked:
     time = estimate_training(cases).parts if residual else step_time(cases)
     memory = memory_gib(cases)
-    reasons = tuple(_reason(time, memory, position) for position in range(len(cases)))
+    reasons = tuple(
+        reason(time, memory, 0) if position == 0 else _behind(time, memory, position)
+        for position in range(len(cases))
+    )
     return Ranked(cases, time, memory, reasons, legal, fitting)
 
 
-def _reason(time: StepTime, memory: Memory, position: int) -> str:
-    """What bounds the plan; for all but the first, what it loses to the first."""
-    parts = {name: seconds[position] for name, seconds in time.parts().items()}
-    total_s = float(time.total_s[position])
+def reason(time: StepTime, memory: Memory, position: int) -> str:
+    """What bounds the plan at that position; of one that does not fit, what it lacks."""
     if not memory.fits[position]:
         lacking = memory.least[position] - memory.capacity[position]
         held, capacity = memory.total[position], memory.capacity[position]
         return f"does not fit: {held:.1f} GiB of {capacity:.0f}, {lacking:.1f} short"
-    if position == 0:
-        largest = sorted(parts, key=lambda name: -parts[name])[:3]
-        spent = ", ".join(f"{parts[name] / total_s:.0%} {_SPENT_ON[name]}" for name in largest)
-        return f"{_BOUND[Bound(int(time.bound_by[0]))]}-bound: {spent}"
+    parts = {name: float(seconds[position]) for name, seconds in time.parts().items()}
+    total_s = float(time.total_s[position])
+    largest = sorted(parts, key=lambda name: -parts[name])[:3]
+    spent = ", ".join(f"{parts[name] / total_s:.0%} {_SPENT_ON[name]}" for name in largest)
+    return f"{_BOUND[Bound(int(time.bound_by[position]))]}-bound: {spent}"
+
+
+def _behind(time: StepTime, memory: Memory, position: int) -> str:
+    """What a plan loses to the first; of one that does not fit, what it lacks."""
+    if not memory.fits[position]:
+        return reason(time, memory, position)
+    parts = {name: seconds[position] for name, seconds in time.parts().items()}
+    total_s = float(time.total_s[position])
     first = {name: seconds[0] for name, seconds in time.parts().items()}
     more = {name: parts[name] - first[name] for name in parts}
     worst = max(more, key=lambda name: more[name])

@@ -37,8 +37,6 @@ OTHER_KIND, OTHER_FAMILY = (
     1.0,
     2.0,
 )  # distance between runs on another kind of chip, and on another family of them
-PRIOR_LOG_SPREAD = 0.1  # of a site's own factor before it has run anything
-METERED_LOG_SPREAD = 0.1  # of one metered run around its site's true factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +65,6 @@ class Spread:
     low: float
     high: float
     floor: float  # what is never explained: software, clocks, the weather of a network
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A site's own factor of time, as metered: its logarithm and how many runs it rests on."""
-
-    log_factor: float = 0.0
-    runs: int = 0
-
-    @property
-    def factor(self) -> float:
-        """What to multiply this site's predictions by."""
-        return float(np.exp(self.log_factor))
 
 
 def features(cases: Cases) -> Floats:
@@ -177,20 +162,3 @@ def interval(step_s: Floats, doubt: Floats, width: Spread) -> tuple[Floats, Floa
     """(low, high) that 90 % of measured times lie between."""
     unit = np.sqrt(width.floor**2 + doubt)
     return step_s * np.exp(width.low * unit), step_s * np.exp(width.high * unit)
-
-
-def correct(site: Site, *, metered_s: float, predicted_s: float) -> Site:
-    """The site's factor after a real run: moved towards what was metered, less with every run it already
-    knows.
-
-    `predicted_s` is the prediction before the site's own factor. The factor is the mean of a normal
-    posterior: a site that has run nothing is held near 1, and one outlier moves none by more than three
-    spreads of a run.
-    """
-    assert metered_s > 0 and predicted_s > 0
-    prior = (METERED_LOG_SPREAD / PRIOR_LOG_SPREAD) ** 2
-    gain = 1.0 / (prior + site.runs + 1.0)
-    surprise = float(np.log(metered_s / predicted_s)) - site.log_factor
-    limit = 3.0 * np.hypot(METERED_LOG_SPREAD, PRIOR_LOG_SPREAD)
-    moved = site.log_factor + gain * float(np.clip(surprise, -limit, limit))
-    return Site(log_factor=moved, runs=site.runs + 1)

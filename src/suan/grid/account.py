@@ -115,6 +115,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float = 0.0
     energy_kwh: float = 0.0  # IT energy, PUE not included
     energy_source: str = "modelled"  # measured | modelled
+    energy_meter: str = ""  # which meter it was measured by
     peak_memory_gib: float = 0.0
     tokens_in: int = 0
     tokens_out: int = 0

@@ -129,6 +129,17 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     rtt_ms: float = 0.0
 
 
+PROBE_DIGEST = "probe"  # what a ticket for probes names in place of an artifact
+
+
+class ProbeOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Measure the link from this source, now and then."""
+
+    source: str
+    source_url: str
+    ticket: str
+
+
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one site should be doing."""
 
@@ -143,6 +154,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     tickets: tuple[Ticket, ...] = ()
     forget: tuple[str, ...] = ()  # runs whose end is recorded: their remains may go
     keep: tuple[str, ...] = ()  # digests that must stay in the store
+    probes: tuple[ProbeOrder, ...] = ()
 
 
 # ---------------------------------------------------------------- site -> grid
@@ -179,6 +191,16 @@ class TransferSeen(msgspec.Struct, frozen=True, kw_only=True):
     moved_bytes: int = 0  # over the link
 
 
+class LinkSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """The median of the newest probes of a link into this site."""
+
+    source: str
+    mbit_per_s: float
+    rtt_ms: float
+    probes: int
+    age_s: int  # of the newest
+
+
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """What is there. `full` means that a run or digest not named does not exist at this site."""
 
@@ -192,3 +214,4 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     data_url: str = ""
     fenced: bool = False  # it stopped its runs because its lease ended
     knows_s: int | None = None  # `now_s` of the newest orders it had obeyed when it made this report
+    links: tuple[LinkSeen, ...] = ()  # when full

@@ -14,6 +14,7 @@ from suan.grid.artifact import Artifact
 from suan.grid.job import Bid, Considered, EndCause, InputBinding, JobPhase, Task
 from suan.grid.market import Clearing
 from suan.grid.site import Link, Pool, Tariff
+from suan.grid.work import Estimate, Work
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -98,6 +99,14 @@ class TariffSet(_Fact, frozen=True, kw_only=True, tag=True):
 
 
 # ---- jobs and runs
+class WorkEstimated(_Fact, frozen=True, kw_only=True, tag=True):
+    """What the performance model says of a work on more kinds of nodes; jobs name the work."""
+
+    name: str
+    work: Work
+    on: dict[str, Estimate]  # by `place_name`
+
+
 class JobSubmitted(_Fact, frozen=True, kw_only=True, tag=True):
     job: str
     tenant: str
@@ -105,6 +114,7 @@ class JobSubmitted(_Fact, frozen=True, kw_only=True, tag=True):
     pipeline: str = ""
     inputs: dict[str, InputBinding] = {}
     idempotency_key: str = ""
+    work: str = ""
 
 
 class JobStopRequested(_Fact, frozen=True, kw_only=True, tag=True):
@@ -228,6 +238,7 @@ Fact = (
     | SiteDraining
     | LinkSet
     | TariffSet
+    | WorkEstimated
     | JobSubmitted
     | JobStopRequested
     | JobEnded

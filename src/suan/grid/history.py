@@ -40,6 +40,17 @@ class Tally:
             self.shown, self.shown_weight, self.shown_at = self.counts.copy(), self.weight, self.added
 
 
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """How much longer than the performance model says a recipe runs in one pool: the mean of ln(metered /
+    predicted), how unsure it is, and how many runs it rests on.
+    """
+
+    log_mean: float
+    log_variance: float
+    runs: int
+
+
 @dataclass(slots=True)
 class History:
     """Everything that was learnt about lengths. `memo` holds what was derived from it and may go at any
@@ -51,6 +62,7 @@ class History:
     deadlines: dict[Name, Tally] = field(
         default_factory=dict
     )  # of true seconds over those until the deadline
+    factors: dict[tuple[str, str, str], Factor] = field(default_factory=dict)  # site, pool, recipe
     memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 

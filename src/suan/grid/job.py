@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from suan.grid.account import Quote
+from suan.grid.work import Estimate
 
 
 class Priority(enum.StrEnum):
@@ -131,6 +132,7 @@ class Bid(msgspec.Struct, frozen=True, kw_only=True):
     quote: Quote
     scarcity_microyuan: int = 0  # what its devices are worth by the clearing prices, beyond their cost
     resources_index: int = 0
+    estimate: Estimate | None = None  # by the performance model; None where it knows nothing of the job
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +166,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int  # the journal's number of its submission: the last tie-breaker
     pipeline: str = ""
     inputs: dict[str, InputBinding] = {}
+    work: str = ""  # the name of its estimates, "" when the performance model knows nothing of it
     phase: JobPhase = JobPhase.WAITING
     runs: tuple[str, ...] = ()
     restarts: int = 0  # after its own failures
@@ -204,7 +207,7 @@ def demand(job: Job) -> Demand:
     )
     elastic = task.elastic and (task.elastic.min_nodes, task.elastic.max_nodes, *task.elastic.speed.items())
     begun = job.id if job.runs and task.checkpoint is not None else ""  # what it has done lies at its site
-    wanted = (task.resources, task.num_nodes, elastic, task.place, inputs, begun)
+    wanted = (task.resources, task.num_nodes, elastic, task.place, inputs, begun, job.work)
     return (job.tenant, task.priority, wanted, task.deadline_s is not None, task.value_microyuan, money)
 
 
@@ -242,6 +245,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     quote: Quote
     resources_index: int = 0
     inputs: dict[str, str] = {}  # name -> artifact version
+    plan: dict[str, int | str] = {}  # how its work is laid over its devices, by the performance model
     phase: RunPhase = RunPhase.ORDERED
     stop_reason: str = ""
     started_at_s: int | None = None

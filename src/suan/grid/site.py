@@ -64,6 +64,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     microyuan_per_gb: int = 0
     origin: str = "declared"  # declared | measured
     at_s: int = 0
+    declared_mbit_per_s: float = 0.0  # of a measured link: what was declared, which nothing exceeds
 
 
 class Bands(msgspec.Struct, frozen=True, kw_only=True, tag="bands"):

@@ -12,6 +12,7 @@ from suan.grid.job import Demand, Job, Run
 from suan.grid.market import Clearing
 from suan.grid.queue import Queue
 from suan.grid.site import Link, Site, Tariff
+from suan.grid.work import Estimates
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class State:
     tariffs: dict[str, tuple[Tariff, ...]] = field(
         default_factory=dict
     )  # site -> as they were set, newest last
+    works: dict[str, Estimates] = field(default_factory=dict)  # what the performance model said
     jobs: dict[str, Job] = field(default_factory=dict)
     waiting: dict[str, Demand] = field(default_factory=dict)  # jobs in phase WAITING
     queues: dict[Demand, Queue] = field(default_factory=dict)  # the same, by demand

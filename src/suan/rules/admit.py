@@ -5,12 +5,15 @@ Gives facts or raises Refused; never anything in between. Whether it can start n
 
 import difflib
 import itertools
+from collections.abc import Sequence
 
 from suan.grid.artifact import Artifact, ArtifactName, artifact_name
 from suan.grid.error import NotNow, Refused
 from suan.grid.fact import JobSubmitted
 from suan.grid.job import InputBinding, Reason, Task
 from suan.grid.state import State
+from suan.grid.work import Estimates
+from suan.rules.estimates import unfit
 from suan.rules.fit import fit
 
 MAX_NODES = 100_000
@@ -30,8 +33,10 @@ def admit(
     now_s: int,
     pipeline: str = "",
     idempotency_key: str = "",
+    works: Sequence[tuple[str, Estimates | None]] = (),
 ) -> tuple[JobSubmitted, ...]:
-    """One fact a task; job ids follow the journal's sequence.
+    """One fact a task; job ids follow the journal's sequence. `works`: of each task the name of its work, and
+    its estimates where the performance model knows it.
 
     Raises: Refused (`empty`, `unknown_artifact`, `cycle`, `two_writers`, `impossible`,
     `out_of_range`, `too_large` …), NotNow `queue_full`.
@@ -53,8 +58,9 @@ def admit(
     outputs = _outputs(tasks)
     facts = []
     for index, task in enumerate(tasks):
+        work, known = works[index] if works else ("", None)
         _check(task)
-        _possible(state, task)
+        _possible(state, task, known)
         facts.append(
             JobSubmitted(
                 at_s=now_s,
@@ -64,6 +70,7 @@ def admit(
                 pipeline=pipeline,
                 inputs=_inputs(state, tenant, index, (ids, tasks, outputs)),
                 idempotency_key=idempotency_key,
+                work=work,
             )
         )
     return tuple(facts)
@@ -125,7 +132,7 @@ def _bind(state: State, tenant: str, index: int, pipeline: _Pipeline, text: str)
             _refuse_cycle(tasks, writer, index, parts)
         return InputBinding(from_job=ids[writer], from_output=output)
     artifact = state.artifact(parts.kind, parts.name, parts.version)
-    if artifact is not None and _may_read(tenant, artifact):
+    if artifact is not None and may_read(tenant, artifact):
         return InputBinding(artifact=artifact.id)
     for job_id, output in state.writers.get(parts.series, {}).items():
         if state.jobs[job_id].tenant == tenant and not parts.version:
@@ -138,7 +145,7 @@ def _bind(state: State, tenant: str, index: int, pipeline: _Pipeline, text: str)
     )
 
 
-def _may_read(tenant: str, artifact: Artifact) -> bool:
+def may_read(tenant: str, artifact: Artifact) -> bool:
     """What a tenant may not read does not exist for it."""
     return artifact.tenant == tenant or bool({"*", tenant} & set(artifact.rights.readers))
 
@@ -146,7 +153,7 @@ def _may_read(tenant: str, artifact: Artifact) -> bool:
 def _readable_names(state: State, tenant: str) -> list[str]:
     """The newest names that the tenant may know of, not more than a spelling is worth looking through."""
     newest = itertools.islice(reversed(state.latest.items()), MAX_NEAR_NAMES)
-    return [name for name, version in newest if _may_read(tenant, state.artifacts[f"{name}@{version}"])]
+    return [name for name, version in newest if may_read(tenant, state.artifacts[f"{name}@{version}"])]
 
 
 def _earlier(tasks: tuple[Task, ...], index: int, name: str) -> int:
@@ -215,14 +222,14 @@ def _check(task: Task) -> None:
         )
 
 
-def _possible(state: State, task: Task) -> None:
+def _possible(state: State, task: Task, known: Estimates | None) -> None:
     """Refuses what no pool of the grid as it is could ever run. An empty grid refuses nothing: sites may yet
     join.
     """
     misses: dict[str, Reason] = {}
     for site in state.sites.values():
         for pool in site.pools.values():
-            found = fit(task, site, pool)
+            found = unfit(known, task, pool) or fit(task, site, pool)
             if isinstance(found, int) or found.code in ("site_silent", "site_draining"):
                 return
             misses[f"{site.name}/{pool.name}"] = found

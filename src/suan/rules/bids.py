@@ -12,6 +12,7 @@ from suan.grid.job import Bid, Considered, Job, Priority, Reason, Task
 from suan.grid.units import HOUR_S, yuan_text
 from suan.rules.cycle import Cycle, Offer, Offers
 from suan.rules.elastic import node_counts
+from suan.rules.estimates import estimate, fits_on
 from suan.rules.move import Move, moves_to
 from suan.rules.quote import Setting, electricity_of_starts, power_w, quote, terms, turning_points
 from suan.rules.scarcity import curve, span_price
@@ -62,6 +63,9 @@ class Candidate:
                 ),
                 scarcity_microyuan=self.scarcity_microyuan,
                 resources_index=offer.resources_index,
+                estimate=estimate(
+                    self.cycle.state, self.job, (offer.supply.site.name, offer.supply.pool), offer.nodes
+                ),
             )
         return self._bid
 
@@ -114,6 +118,8 @@ def offers_for(cycle: Cycle, job: Job, artifacts: dict[str, Artifact]) -> Offers
             continue
         per_node, setting = job.task.resources[index].devices, _setting(cycle, job, supply, moves)
         for nodes, _ in node_counts(job.task, supply.pool):
+            if not fits_on(cycle.state, job, supply.pool, nodes):
+                continue
             offers.append(
                 Offer(
                     supply=supply,

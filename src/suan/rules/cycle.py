@@ -7,18 +7,19 @@ from suan.grid.job import Demand, Job, Place, Reason, Resources
 from suan.grid.market import Clearing
 from suan.grid.state import State
 from suan.rules.durations import expected, rounded_deadline_s, stem
+from suan.rules.estimates import unfit
 from suan.rules.fit import fit
 from suan.rules.forecast import Forecast
 from suan.rules.move import Move
 from suan.rules.policy import Policy
-from suan.rules.progress import remaining_s, saved_s
+from suan.rules.progress import pace, remaining_s, saved_s
 from suan.rules.quota import Quotas
 from suan.rules.quote import Setting
-from suan.rules.scaling import least_nodes, speed
+from suan.rules.scaling import least_nodes
 from suan.rules.share import Shares
 from suan.rules.supply import Supply
 
-Shape = tuple[tuple[Resources, ...], int, Place]
+Shape = tuple[tuple[Resources, ...], int, Place, str]
 Fits = tuple[list[tuple[Supply, int]], dict[str, Reason]]  # pools that can, with the alternative they serve
 
 
@@ -61,21 +62,21 @@ class Cycle:
 
     def run_s(self, job: Job, supply: Supply, nodes: int = 0) -> int:
         """How long the job, or what is left of it there, is expected to run in the pool on so many nodes."""
-        length_s = self.length_s(job)
+        length_s, nodes = self.length_s(job), nodes or job.task.num_nodes
         if job.runs and job.task.checkpoint is not None:
             done_s = saved_s(self.state, job).get(supply.site.name, 0.0)
             length_s = max(length_s, done_s + self.forecast(job).remaining_s(done_s)) if done_s else length_s
             where = (supply.site.name, supply.pool)
-            run_s: float = remaining_s(self.state, job, where, self.policy, length_s=length_s)
-        else:
-            run_s = length_s / supply.pool.speed_ratio
-        if nodes and nodes != job.task.num_nodes:
-            run_s /= speed(job.task, nodes)
-        return max(1, round(run_s))
+            return remaining_s(self.state, job, where, self.policy, length_s=length_s, nodes=nodes)
+        return max(1, round(length_s / self.pace(job, supply, nodes)))
+
+    def pace(self, job: Job, supply: Supply, nodes: int) -> float:
+        """Seconds of the job's work, as its length counts them, that a second does there."""
+        return pace(self.state, job, (supply.site.name, supply.pool), nodes)
 
     def length_s(self, job: Job) -> float:
         """How long the job is expected to run where the speed is 1: as its task says, or as history tells."""
-        if not self.policy.market:
+        if not self.policy.market and not job.work:
             known = job.task.duration_s
             return float(known if known is not None else self.policy.default_duration_s)
         return self.forecast(job).mean_s
@@ -98,15 +99,17 @@ class Cycle:
 
     def fitting(self, job: Job) -> Fits:
         """Pools that can run the job, with the resource alternative they serve; and why the others cannot."""
-        shape = (job.task.resources, least_nodes(job.task), job.task.place)  # all that `fit` looks at
+        # All that `fit` looks at, and which model must fit.
+        shape = (job.task.resources, least_nodes(job.task), job.task.place, job.work)
         known = self.fits.get(shape)
         if known is None:
-            able, unfit = [], {}
+            able, misses = [], {}
             for supply in self.supplies:
                 found = fit(job.task, supply.site, supply.pool)
+                found = unfit(self.state.works.get(job.work), job.task, supply.pool) or found
                 if isinstance(found, Reason):
-                    unfit[supply.name] = found
+                    misses[supply.name] = found
                 else:
                     able.append((supply, found))
-            known = self.fits[shape] = (able, unfit)
+            known = self.fits[shape] = (able, misses)
         return known

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from suan.grid.history import BINS_PER_DOUBLING, History, Name, Tally, add
 from suan.grid.job import EndCause, Job, Run, RunPhase, Task
 from suan.grid.state import State
+from suan.rules.estimates import unit_s
 from suan.rules.forecast import Forecast, exactly, in_bins
 from suan.rules.policy import Policy
 from suan.rules.progress import run_speed
@@ -73,10 +74,12 @@ def _limit(name: Name) -> float:
 
 
 def learn(state: State, run: Run) -> None:
-    """Counts a run that has just ended, when its job ended it by itself."""
+    """Counts a run that has just ended, when its job ended it by itself. Runs that the performance model
+    foretold teach their site's factor instead (`estimates`).
+    """
     job = state.jobs[run.job]
     length_s = true_length_s(state, run)
-    if length_s is None or job.task.replicas is not None:
+    if length_s is None or job.task.replicas is not None or unit_s(state, job) is not None:
         return
     count(state.history, job, length_s)
 
@@ -135,6 +138,9 @@ def expected(state: State, job: Job, policy: Policy) -> Forecast:
     """How long the job takes in all, at speed 1: by its estimate, set right by the record of its tenant's
     estimates; without one by its like.
     """
+    known_s = unit_s(state, job)
+    if known_s is not None:
+        return exactly(known_s, basis="the performance model")
     return forecast(state.history, job.tenant, job.task, policy)
 
 

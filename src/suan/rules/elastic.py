@@ -13,14 +13,12 @@ from suan.grid.job import Job, Priority, Run, RunPhase, Task
 from suan.grid.site import Pool, SitePhase
 from suan.grid.state import State
 from suan.grid.units import duration_text, yuan_text
+from suan.rules.estimates import fits_on
 from suan.rules.policy import Policy
-from suan.rules.progress import after_checkpoint_s, left_s, since_checkpoint_s
+from suan.rules.progress import after_checkpoint_s, left_s, pace, run_speed, since_checkpoint_s
 from suan.rules.quota import Quotas
 from suan.rules.scaling import allowed_nodes, speed
 from suan.rules.stops import RESIZED, cost_per_s, delay_microyuan, stop_reason
-
-RESIZE_AFTER_S = 1800  # a run keeps its size for so long
-RESIZE_MARGIN_RATIO = 0.05  # another size must save this part of what the present one costs to the end
 
 
 def node_counts(task: Task, pool: Pool) -> tuple[tuple[int, float], ...]:
@@ -62,7 +60,7 @@ def resize(
             job = state.jobs[run.job]
             if run.id in planned or not _may_change(job, run):
                 continue
-            old_s = (run.started_at_s or now_s) + RESIZE_AFTER_S
+            old_s = (run.started_at_s or now_s) + policy.resize_after_s
             if old_s > now_s:
                 wakes.append(old_s)
                 continue
@@ -104,7 +102,7 @@ def _better(
     per_node = run.devices // run.nodes
     rest_s = left_s(run, now_s)
     device_s = cost_per_s(state, run, now_s) / run.devices
-    own_speed = speed(job.task, run.nodes)
+    own_pace = run_speed(state, run)
 
     def cost(nodes: int, takes_s: float) -> float:
         delay = delay_microyuan(state, policy, job, end_s=now_s, delay_s=takes_s)
@@ -113,13 +111,14 @@ def _better(
     stay = cost(run.nodes, rest_s)
     best, best_s, least = run.nodes, float(rest_s), stay
     again_s = since_checkpoint_s(job, run, max(now_s, after_checkpoint_s(job, run, now_s)))
-    for nodes, ratio in node_counts(job.task, pool):
-        if nodes * per_node > most_devices or nodes == run.nodes:
+    for nodes, _ in node_counts(job.task, pool):
+        if nodes * per_node > most_devices or nodes == run.nodes or not fits_on(state, job, pool, nodes):
             continue
-        takes_s = (rest_s + again_s) * own_speed * ratio + policy.restore_s
+        there = pace(state, job, (run.site, pool), nodes)
+        takes_s = (rest_s + again_s) * own_pace / there + policy.restore_s
         if (price := cost(nodes, takes_s)) < least:
             best, best_s, least = nodes, takes_s, price
-    if stay - least <= RESIZE_MARGIN_RATIO * stay:
+    if stay - least <= policy.resize_margin_ratio * stay:
         return None
     text = (
         f"{best} nodes instead of {run.nodes}: it ends in {duration_text(round(best_s))} instead of"

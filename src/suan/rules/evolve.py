@@ -26,6 +26,7 @@ from suan.grid.queue import Queue
 from suan.grid.site import Site, SitePhase
 from suan.grid.state import State
 from suan.rules.durations import learn
+from suan.rules.estimates import learn_factor, merged
 from suan.rules.indices import close_run, open_run
 
 REFUSAL_BACKOFF_S = 5  # doubles with every refusal in a row
@@ -70,13 +71,12 @@ def evolve(state: State, fact: f.Fact) -> None:
             since_s = max(fact.tariff.valid_from_s, fact.at_s)
             tariff = replace(fact.tariff, valid_from_s=since_s)
             state.tariffs[tariff.site] = (*state.tariffs.get(tariff.site, ()), tariff)
+        case f.WorkEstimated():
+            state.works[fact.name] = merged(state.works.get(fact.name), fact.work, fact.on)
         case f.JobSubmitted():
             _submit(state, fact)
         case f.JobStopRequested():
-            job = state.jobs[fact.job]
-            if job.stop_requested_at_s is None and job.phase not in TERMINAL_PHASES:
-                state.stop_requested[job.id] = None
-                state.jobs[job.id] = replace(job, stop_requested_at_s=fact.at_s)
+            _request_stop(state, fact)
         case f.JobEnded():
             _end_job(state, fact)
         case f.RunPlaced():
@@ -200,6 +200,7 @@ def _submit(state: State, fact: f.JobSubmitted) -> None:
         sequence=state.sequence,
         pipeline=fact.pipeline,
         inputs=fact.inputs,
+        work=fact.work,
     )
     _enqueue(state, job)
     for name, series in fact.task.outputs.items():
@@ -207,6 +208,13 @@ def _submit(state: State, fact: f.JobSubmitted) -> None:
     if fact.idempotency_key:
         key = (fact.tenant, fact.idempotency_key)
         state.submissions[key] = (*state.submissions.get(key, ()), fact.job)
+
+
+def _request_stop(state: State, fact: f.JobStopRequested) -> None:
+    job = state.jobs[fact.job]
+    if job.stop_requested_at_s is None and job.phase not in TERMINAL_PHASES:
+        state.stop_requested[job.id] = None
+        state.jobs[job.id] = replace(job, stop_requested_at_s=fact.at_s)
 
 
 def _end_job(state: State, fact: f.JobEnded) -> None:
@@ -247,6 +255,7 @@ def _place(state: State, fact: f.RunPlaced) -> None:
         quote=bid.quote,
         resources_index=bid.resources_index,
         inputs=fact.inputs,
+        plan=bid.estimate.plan if bid.estimate is not None else {},
     )
     state.runs[run.id] = run
     open_run(state, run)
@@ -297,6 +306,7 @@ def _end_run(state: State, fact: f.RunEnded) -> None:
     )
     state.usage[run.id] = fact.usage
     learn(state, state.runs[run.id])
+    learn_factor(state, state.runs[run.id])
     job = state.jobs[run.job]
     if job.phase != JobPhase.PLACED:
         return

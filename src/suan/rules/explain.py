@@ -17,11 +17,14 @@ from suan.grid.state import State
 from suan.grid.units import HOUR_S, duration_text, yuan_text
 from suan.rules.decide import considered
 from suan.rules.durations import expected
+from suan.rules.estimates import unit_s
 from suan.rules.fit import fit
 from suan.rules.policy import Policy
 
 SOONER_S = 60  # what gains less is no help
 _MOST_HELP = 6  # suggestions, the best first
+# ln of a normal's 90th percentile over that of its 95th, which is where an interval of nine in ten ends.
+P10_OF_90 = 1.2816 / 1.6449
 
 replace = msgspec.structs.replace
 
@@ -87,28 +90,22 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 def explain(state: State, policy: Policy, job: Job, reason: Reason | None, now_s: int) -> Explanation:
     """Everything there is to say about where the job is. `reason` is the newest plan's."""
-    known = expected(state, job, policy)
-    length = Length(
-        p10_s=round(known.p10_s),
-        p50_s=round(known.p50_s),
-        p90_s=round(known.p90_s),
-        mean_s=round(known.mean_s),
-        basis=known.basis,
-    )
     if job.phase != JobPhase.WAITING:
         run = state.runs[job.runs[-1]] if job.runs else None
+        then = job.considered.bids[job.considered.chosen] if job.considered and job.considered.bids else None
         return Explanation(
             reason=reason,
             considered=job.considered,
             start_s=job.started_at_s,
             finish_s=job.ended_at_s or (run.expected_end_s if run else None),
-            length=length,
+            length=_length(state, policy, job, then),
             price=None,
             sooner=(),
             pools=(),
         )
     weighed = considered(state, policy, job, now_s)
     best = weighed.bids[0] if weighed.bids else None
+    length = _length(state, policy, job, best)
     start_s = _forecast_start(reason, best)
     run_s = best.finish_s - best.start_s if best else length.mean_s
     return Explanation(
@@ -120,6 +117,28 @@ def explain(state: State, policy: Policy, job: Job, reason: Reason | None, now_s
         price=_price(state, best, now_s) if best else None,
         sooner=_sooner(state, policy, replace(job, id="changed"), (best, start_s), now_s),
         pools=tuple(_pools(state, job, weighed, now_s)),
+    )
+
+
+def _length(state: State, policy: Policy, job: Job, best: Bid | None) -> Length:
+    """By the performance model where its best bid has an estimate, else by what is known of jobs like it."""
+    said = best.estimate if best is not None else None
+    if best is not None and said is not None and said.run_s:
+        learnt = f", set right by {said.site_runs} runs there" if said.site_runs else ""
+        return Length(
+            p10_s=round(said.run_s * (said.low_s / said.run_s) ** P10_OF_90),
+            p50_s=round(said.run_s),
+            p90_s=round(said.run_s * (said.high_s / said.run_s) ** P10_OF_90),
+            mean_s=round(said.run_s),
+            basis=f"the performance model, in all, at {best.site}/{best.pool} on {best.nodes} nodes{learnt}",
+        )
+    known = expected(state, job, policy)
+    return Length(
+        p10_s=round(known.p10_s),
+        p50_s=round(known.p50_s),
+        p90_s=round(known.p90_s),
+        mean_s=round(known.mean_s),
+        basis=known.basis,
     )
 
 
@@ -218,8 +237,9 @@ Change = tuple[dict[str, str], Task, str]  # keys of the task file, the task wit
 def _changes(state: State, policy: Policy, job: Job) -> Iterator[Change]:
     """What a user could change about the task, each by itself."""
     task = job.task
-    yield from _other_kinds(state, task)
-    yield from _fewer_devices(state, policy, job)
+    if unit_s(state, job) is None:  # of nodes that it does not name the performance model has said nothing
+        yield from _other_kinds(state, task)
+        yield from _fewer_devices(state, policy, job)
     if task.place != Place():
         yield {"place": ""}, replace(task, place=Place()), "anywhere"
     if task.priority == Priority.VALLEY:

@@ -119,7 +119,7 @@ def _question(cycle: Cycle, slots: Slots, rows: list[_Row]) -> Question:
         for offer in row.offers:
             p = place[offer.supply.name]
             devices[k, p] = offer.devices
-            run_s[k, p] = max(1, round(row.length_s / offer.supply.pool.speed_ratio))
+            run_s[k, p] = max(1, round(row.length_s / cycle.pace(row.job, offer.supply, offer.nodes)))
             ready_s[k, p] = cycle.now_s + offer.setting.move_s
             fixed[k, p] = offer.setting.move_microyuan
         ratio = policy.waiting_ratio.get(task.priority, 1.0)

@@ -8,6 +8,7 @@ clock, work is in seconds at speed 1 on the task's own number of nodes.
 from suan.grid.job import Job, Run
 from suan.grid.site import Pool
 from suan.grid.state import State
+from suan.rules.estimates import seconds, unit_s
 from suan.rules.policy import Policy
 from suan.rules.scaling import speed
 
@@ -17,9 +18,25 @@ CHECKPOINT_SLACK_S = 120  # so long after it was due nearly nothing is lost yet
 
 def run_speed(state: State, run: Run) -> float:
     """Seconds of work that the run does in a second."""
-    site = state.sites.get(run.site)
+    site, job = state.sites.get(run.site), state.jobs[run.job]
     pool = site.pools.get(run.pool) if site is not None else None
-    return (pool.speed_ratio if pool is not None else 1.0) * speed(state.jobs[run.job].task, run.nodes)
+    return speed(job.task, run.nodes) if pool is None else pace(state, job, (run.site, pool), run.nodes)
+
+
+def pace(state: State, job: Job, where: tuple[str, Pool], nodes: int) -> float:
+    """Seconds of the job's work that a second does on so many nodes of a site's pool: by the performance
+    model, and where that knows nothing by the pool's and the job's own ratios.
+
+    An estimated job on a pool that the model knows nothing of takes as long there as its task says.
+    """
+    plain = where[1].speed_ratio * speed(job.task, nodes)
+    whole_s = unit_s(state, job)
+    if whole_s is None:
+        return plain
+    there_s = seconds(state, job, where, nodes)
+    if there_s is None:
+        there_s = (job.task.duration_s or whole_s) / plain
+    return whole_s / there_s
 
 
 def since_checkpoint_s(job: Job, run: Run, at_s: int) -> int:
@@ -73,12 +90,13 @@ def checkpoint_site(state: State, job: Job) -> str:
 
 
 def remaining_s(
-    state: State, job: Job, site_pool: tuple[str, Pool], policy: Policy, *, length_s: float
+    state: State, job: Job, where: tuple[str, Pool], policy: Policy, *, length_s: float, nodes: int = 0
 ) -> int:
     """Seconds that the rest of the job takes in a pool of a site, of `length_s` in all at speed 1: what the
-    site holds need not be done again, but takes a while to restore.
+    site holds need not be done again, but takes a while to restore. On its own number of nodes where `nodes`
+    is 0.
     """
-    site, pool = site_pool
-    done_s = saved_s(state, job).get(site, 0.0) if job.runs else 0.0
+    done_s = saved_s(state, job).get(where[0], 0.0) if job.runs else 0.0
     restore_s = policy.restore_s if done_s > 0 else 0
-    return max(1, round(max(0.0, length_s - done_s) / pool.speed_ratio) + restore_s)
+    rest_s = max(0.0, length_s - done_s) / pace(state, job, where, nodes or job.task.num_nodes)
+    return max(1, round(rest_s) + restore_s)

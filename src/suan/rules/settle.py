@@ -31,7 +31,8 @@ def settle_run(state: State, run: Run, end: RunEnded) -> tuple[Entry, ...]:
     socket_kwh = usage.energy_kwh * pue
     per_kwh, gco2_per_kwh = money * HOUR_S / span_s, gco2 * HOUR_S / span_s
     carbon_kg = socket_kwh * gco2_per_kwh / 1000
-    power = f"electricity, {usage.energy_source}, PUE {pue:g}"
+    meter = f" by {usage.energy_meter}" if usage.energy_meter else ""
+    power = f"electricity, {usage.energy_source}{meter}, PUE {pue:g}"
     carbon = f"carbon at {gco2_per_kwh:.0f} g/kWh"
     per_device_h, per_kg = quote.machine_microyuan_per_device_h, quote.carbon_microyuan_per_kg
     lines = (

@@ -6,6 +6,7 @@ import msgspec
 
 from suan.control.commands.artifacts import own_series
 from suan.control.commands.command import Command, unknown
+from suan.control.works import estimates_of, new_facts
 from suan.grid import fact as f
 from suan.grid.error import Refused
 from suan.grid.job import TERMINAL_PHASES, Task
@@ -32,11 +33,20 @@ def submit(
                     status=422,
                 )
             return (), before
-        facts = admit(state, tenant, tasks, now_s=now_s, pipeline=pipeline, idempotency_key=idempotency_key)
+        works = estimates_of(state, tenant, tasks)
+        facts = admit(
+            state,
+            tenant,
+            tasks,
+            now_s=now_s,
+            pipeline=pipeline,
+            idempotency_key=idempotency_key,
+            works=works,
+        )
         for task in tasks:
             for series in task.outputs.values():
                 own_series(state, tenant, series)
-        return facts, tuple(fact.job for fact in facts)
+        return (*facts, *new_facts(state, works, now_s)), tuple(fact.job for fact in facts)
 
     return command
 

@@ -39,6 +39,7 @@ def considered_text(considered: Json | None) -> str:
         if len(bids) > len(shown):
             lines.append(f"… and {len(bids) - len(shown)} more bids (--json has all)")
         lines.append(_terms(bids[chosen]))
+        lines.extend(_estimates([bids[index] for index in shown], bids[chosen]))
     if considered.get("why"):
         lines.append(f"why: {render.clean(considered['why'])}")
     for pool, reason in (considered.get("unfit") or {}).items():
@@ -98,6 +99,49 @@ def _terms(bid: Json) -> str:
         )
     lines = [f"chosen: {bid['site']}/{bid['pool']}"]
     return "\n".join([*lines, render.table(("term", "CNY", "is"), rows, right="CNY")])
+
+
+def _estimates(bids: list[Json], chosen: Json) -> list[str]:
+    """What the performance model says of the pools and numbers of nodes, and what bounds the chosen one."""
+    by_place = {(bid["site"], bid["pool"], bid["devices"]): bid for bid in reversed(bids)}
+    rows = [
+        (f"{site}/{pool}", devices, *_estimate(said), said["bound_by"])
+        for (site, pool, devices), bid in reversed(by_place.items())
+        if (said := bid.get("estimate"))
+    ]
+    if not rows:
+        return []
+    headings = ("pool", "devices", "takes", "nine in ten", "plan", "GiB a device", "kWh", "bound by")
+    lines = ["by the performance model:", render.table(headings, rows, right="devices kWh")]
+    if said := chosen.get("estimate"):
+        lines.append(
+            f"the chosen one is {said['why']}" if said["why"].startswith(said["bound_by"]) else said["why"]
+        )
+        if said["site_runs"]:
+            runs = f"{said['site_runs']} run{'s' if said['site_runs'] > 1 else ''}"
+            lines.append(f"{runs} at {chosen['site']} took × {said['site_factor']:.2f} what the model says")
+    return lines
+
+
+def _estimate(said: Json) -> tuple[str, ...]:
+    takes = duration_text(said["run_s"]) if said["run_s"] else "until stopped"
+    nine = f"{duration_text(said['low_s'])} … {duration_text(said['high_s'])}" if said["run_s"] else ""
+    gib = f"{said['memory_gib']:.1f} of {said['capacity_gib']:.1f}"
+    return takes, nine, plan_text(said["plan"]), gib, f"{said['kwh']:.4g}" if said["kwh"] else ""
+
+
+def plan_text(plan: Json) -> str:
+    """`tp 8 dp 8, micro-batch 2, FSDP, recompute full`: what of a parallel plan is not the simplest."""
+    parts = [
+        " ".join(f"{name} {plan[name]}" for name in ("tp", "pp", "cp", "ep", "dp") if plan.get(name, 1) > 1)
+    ]
+    if "micro_batch" in plan:
+        parts.append(f"micro-batch {plan['micro_batch']}")
+    if stage := plan.get("zero_stage"):
+        parts.append("FSDP" if stage == 3 else f"ZeRO {stage}")
+    if plan.get("recompute", "none") != "none":
+        parts.append(f"recompute {plan['recompute']}")
+    return ", ".join(part for part in parts if part) or "one device"
 
 
 def _by_the_hour(quote: Json, term: str) -> str:

@@ -43,6 +43,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Exact JSON on stan
 @click.option("--host", help="Address to listen on [127.0.0.1].")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one [8700].")
 @click.option("--public-url", help="What others call it by, when that is not host and port.")
+@click.option("--log", type=click.Choice(["text", "json"]), help="How it logs [text].")
+@click.option("--trace-url", metavar="URL", help="An OpenTelemetry collector, http://HOST:4318.")
 @click.option("--detach", is_flag=True, help="Leave it running; `suan down` stops it.")
 @_JSON
 def up(*, folder: Path, config: Path | None, detach: bool, as_json: bool, **settings: Any) -> None:

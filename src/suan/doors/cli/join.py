@@ -6,7 +6,6 @@ user only. What an agent does is `suan.engines.runner`'s.
 
 import fcntl
 import json
-import logging
 import os
 import threading
 import time
@@ -54,11 +53,18 @@ _GRACE_S = 10
 @click.option("--data-port", type=click.IntRange(0, 65535), help="Its port; 0 takes a free one.")
 @click.option("--data-url", help="What others call that address by, when they see another.")
 @click.option(
+    "--data-relay",
+    is_flag=True,
+    default=None,
+    help="Give data through the grid: for a site that other sites cannot dial.",
+)
+@click.option(
     "--emulate-links",
     is_flag=True,
     default=None,
     help="Wait out each link's round trip: sites on one machine.",
 )
+@click.option("--log", type=click.Choice(["text", "json"]), default="text", help="How it logs [text].")
 @click.option(
     "--stop-runs", is_flag=True, help="SIGTERM stops the runs, too; else they go on without the agent."
 )
@@ -70,12 +76,14 @@ def join(
 
     SIGTERM ends the agent and leaves its runs to go on; the next one finds them. Ctrl-C stops the runs, too.
     """
+    from suan.control.logs import write_logs
     from suan.doors.cli.site_config import read_site
     from suan.engines.table import open_engine
 
     given = options | {"url": address or session.url_option, "pools": options["pools"] or None}
-    stop_runs = given.pop("stop_runs")
+    stop_runs, log = given.pop("stop_runs"), given.pop("log")
     described = read_site(config, given)
+    write_logs(log, described.site)
     folder = described.folder
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "agent.lock", "w") as lock:
@@ -142,6 +150,17 @@ def _key(folder: Path, described: Any, token: str | None) -> str:
     return str(joined["key"])
 
 
+def _wattage(described: Any, engine: Any) -> Any:
+    """The meters of this machine with its management controller; None for those found by themselves."""
+    if not described.redfish:
+        return None
+    from suan.engines.wattage import CommonMeter, Wattage
+    from suan.feeds.redfish import Redfish
+
+    controller = Redfish(described.redfish, described.redfish_password_file, described.redfish_certificate)
+    return Wattage(engine.pools(), common=CommonMeter(controller.node_w))
+
+
 class _WallClock:
     def now_s(self) -> int:
         return int(time.time())
@@ -150,17 +169,13 @@ class _WallClock:
 def _run(described: Any, key: str, engine: Any, *, stop_runs: bool) -> None:
     """Opens the site's parts and drives the agent until a signal ends it."""
     from suan.doors.client import Client
+    from suan.doors.relay import RelayedDoor
     from suan.engines.agent import Agent
     from suan.engines.runner import obey_signals, run_agent
     from suan.stores.artifacts import open_store
     from suan.stores.door import DataDoor
     from suan.stores.mover import ChunkMover
 
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s {described.site}: %(message)s", datefmt="%H:%M:%S"
-    )
-    for chatty in ("httpx", "httpcore"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     stop, stopping_runs = threading.Event(), threading.Event()
     obey_signals(stop, stopping_runs)
     if stop_runs:
@@ -171,9 +186,13 @@ def _run(described: Any, key: str, engine: Any, *, stop_runs: bool) -> None:
         store,
         described.data_host,
         described.data_port,
-        described.data_url,
+        "" if described.data_relay else described.data_url,
         emulate_links=described.emulate_links,
     )
+    client = Client(described.url, key)
+    relayed = RelayedDoor(client, described.site, door.url) if described.data_relay else None
+    if relayed is not None:
+        door.url = described.data_url or relayed.url  # the grid may have another name for others
     agent = Agent(
         site=described.site,
         store=store,
@@ -182,8 +201,11 @@ def _run(described: Any, key: str, engine: Any, *, stop_runs: bool) -> None:
         engine=engine,
         mover=ChunkMover(store),
         door=door,
+        wattage=_wattage(described, engine),
     )
     try:
-        run_agent(agent, Client(described.url, key), stop, stop_runs=stopping_runs, grace_s=_GRACE_S)
+        run_agent(agent, client, stop, stop_runs=stopping_runs, grace_s=_GRACE_S)
     finally:
+        if relayed is not None:
+            relayed.close()
         agent.close()

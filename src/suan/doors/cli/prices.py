@@ -20,25 +20,39 @@ Json = dict[str, Any]
 @click.option("--hours", default=24, show_default=True, type=click.IntRange(1, 336), help="How far to look.")
 @click.option("--site", metavar="SITE", help="Only this site.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="The map as an image, too.")
+@click.option(
+    "--png", type=click.Path(dir_okay=False, path_type=Path), help="The same as PNG (needs suan[plot])."
+)
 @grid_verb
-def prices(session: Session, hours: int, site: str | None, svg: Path | None) -> None:
+def prices(session: Session, hours: int, site: str | None, svg: Path | None, png: Path | None) -> None:
     """What a kWh and a busy device-hour cost, hour by hour, and what devices are worth beyond that.
 
     A clearing price is above nought where more is asked for than there is: who starts there is worth that
     much more. Dots mean that nothing is scarce.
     """
     found = session.client.prices(hours, site)
-    if svg is not None:
-        _save(found, svg)
-        session.note(f"the map is in {svg}")
+    for path, save in ((svg, _save_svg), (png, _save_png)):
+        if path is not None:
+            _check(found)
+            save(found, path)
+            session.note(f"the map is in {path}")
     session.answer(found, lambda: _print_prices(found))
 
 
-def _save(found: Json, path: Path) -> None:
-    from suan.doors.cli.heat import svg
-
+def _check(found: Json) -> None:
     if not found["sites"]:
         raise Refused("no_prices", "no site has pools yet", hint="suan sites")
+
+
+def _save_png(found: Json, path: Path) -> None:
+    from suan.doors.cli.heat_picture import draw
+
+    draw(found, path)
+
+
+def _save_svg(found: Json, path: Path) -> None:
+    from suan.doors.cli.heat import svg
+
     try:
         path.write_text(svg(found), "utf-8")
     except OSError as error:

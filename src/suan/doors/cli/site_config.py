@@ -76,7 +76,11 @@ class SiteTable(_Table):
     data_host: str = "127.0.0.1"
     data_port: int = Field(default=0, ge=0, le=65535)
     data_url: str = ""
+    data_relay: bool = False
     emulate_links: bool = False
+    redfish: str = ""  # this machine's management controller, https://USER@HOST; engine local only
+    redfish_password_file: Path | None = None
+    redfish_certificate: Path | None = None  # the controller's own
     engine: str = "local"
     engine_options: dict[str, str] = {}
     pool: list[PoolTable] = []  # none: what the machine or the cluster has

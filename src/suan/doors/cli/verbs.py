@@ -16,6 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "down": (f"{_HERE}.grid:down", "Stop the grid that `suan up --detach` started."),
     "join": (f"{_HERE}.join:join", "Run the agent of a site: this machine joins a grid."),
     "sites": (f"{_HERE}.sites:sites", "Sites and pools; accelerator kinds; drain a site."),
+    "site": (f"{_HERE}.site_check:site", "How ready this site is, and what to mend: suan site check."),
     "link": (f"{_HERE}.sites:link", "Links between sites: list or declare."),
     "tariff": (f"{_HERE}.sites:tariff", "Set what electricity costs at a site."),
     "prices": (f"{_HERE}.prices:prices", "What electricity and devices cost and are worth, by the hour."),

@@ -15,7 +15,11 @@ _LEAST_SHARE = 0.004
 _FORMATS = (".svg", ".png", ".pdf")
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches.
+
+    Raises: Refused `no_plot`.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -23,7 +27,11 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Writes the figure in the format of the file's name, the same bytes every time.
+
+    Raises: Refused `bad_value`, `cannot_write`.
+    """
     if path.suffix.lower() not in _FORMATS:
         raise Refused("bad_value", f"{path.name}: a picture ends in {', '.join(_FORMATS)}")
     import matplotlib
@@ -72,11 +80,11 @@ def draw_step(plans: list[PlanAnswer], path: Path, *, title: str) -> None:
 
     Raises: Refused `no_plot`, `bad_value`, `cannot_write`.
     """
-    figure = _figure(9.0, 1.6 + 0.45 * len(plans))
+    figure = new_figure(9.0, 1.6 + 0.45 * len(plans))
     axes = figure.add_subplot()
     _step_bars(axes, plans)
     axes.set_title(title, loc="left")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_plans(answer: PlansAnswer, path: Path) -> None:
@@ -86,7 +94,7 @@ def draw_plans(answer: PlansAnswer, path: Path) -> None:
     Raises: Refused `no_plot`, `bad_value`, `cannot_write`.
     """
     plans = answer.plans
-    figure = _figure(9.0, 4.6 + 0.45 * len(plans))
+    figure = new_figure(9.0, 4.6 + 0.45 * len(plans))
     above, below = figure.subplots(2, 1, height_ratios=[3.2, 1.0 + 0.45 * len(plans)])
     above.scatter(
         [plan.memory_gib for plan in plans], [plan.step_time_s for plan in plans], color="C0", zorder=3
@@ -109,7 +117,7 @@ def draw_plans(answer: PlansAnswer, path: Path) -> None:
     above.legend(frameon=False, fontsize="small")
     above.set_title(f"{answer.model} on {answer.devices:,} {answer.accelerator}", loc="left")
     _step_bars(below, plans)
-    _save(figure, path)
+    save(figure, path)
 
 
 def frontier(plans: list[PlanAnswer]) -> list[PlanAnswer]:

@@ -13,6 +13,7 @@ import numpy as np
 from suan.doors.estimates import tables
 from suan.doors.estimates.answers import ServingAnswer
 from suan.doors.estimates.model import Model
+from suan.estimate.columns import served_columns
 from suan.estimate.serving import BOUND_BY, estimate_serving, replicas_needed
 from suan.estimate.serving_cases import ServingCases, served_on, serving_cases
 from suan.estimate.serving_residual import ServingResidual, serving_residual
@@ -61,18 +62,7 @@ def columns_of(
     model: Model, accelerator: str, devices: int, *, precision: str, tp: int, stream: Stream
 ) -> tables.Columns:
     """The question as a table of one row."""
-    shape = model.shapes
-    named = {
-        "layers": "layers", "hidden": "hidden", "heads": "heads", "kv_heads": "kv_heads", "ffn": "ffn",
-        "vocab": "vocab", "n_experts": "experts", "topk": "top_k",
-    }  # fmt: skip
-    row: dict[str, Any] = {column: int(getattr(shape, field)[0]) for column, field in named.items()}
-    row |= {
-        "params_b": float(shape.params[0]) / 1e9,
-        "active_params_b": float(shape.active_params[0]) / 1e9,
-        "kind": "moe" if int(shape.experts[0]) else "dense",
-        "accel": accelerator,
-        "n_accel": devices,
+    row: dict[str, Any] = served_columns(model.shapes, accelerator, devices) | {
         "tp": tp or "",
         "precision": precision,
         "scenario": "server" if stream.requests_per_s else "offline",

@@ -9,12 +9,15 @@ from fastapi import FastAPI
 from suan import __version__
 from suan.control.loop import Grid
 from suan.doors import problem
-from suan.doors.rest import artifacts, durations, estimates, events, jobs, members, money, sites
+from suan.doors.rest import artifacts, durations, estimates, events, jobs, members, metrics, money, sites
 from suan.doors.rest import logs as job_logs
 from suan.doors.rest.answer import document
 from suan.doors.rest.limits import BodyLimit
+from suan.doors.rest.metric_counts import GatewayTimes, Metrics
 from suan.doors.rest.news import News
 from suan.doors.rest.parts import GridStore, Logs, Parts
+from suan.doors.rest.relay import Relay
+from suan.doors.rest.relay import router as relay_router
 from suan.doors.socket.app import socket_routes
 from suan.doors.socket.meter import Meter
 from suan.grid.fact import Fact
@@ -34,7 +37,8 @@ def create_app(
     `store` is the grid's own. `history` are the newest facts so far, for event streams that resume.
     """
     meter = Meter(grid)
-    parts = Parts(grid, logs, store, News(grid, history), meter)
+    counted = Metrics(grid)
+    parts = Parts(grid, logs, store, News(grid, history), meter, counted)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,10 +58,13 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.parts = parts
+    app.state.relay = Relay()
     problem.install(app)
-    for module in (jobs, job_logs, durations, sites, artifacts, money, estimates, members, events):
+    for module in (jobs, job_logs, durations, sites, artifacts, money, estimates, members, events, metrics):
         app.include_router(module.router)
+    app.include_router(relay_router)
     app.router.routes.extend(socket_routes())
+    app.add_middleware(GatewayTimes, metrics=counted)
     app.add_middleware(BodyLimit)
     document(app)
     return app

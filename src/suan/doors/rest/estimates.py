@@ -4,8 +4,8 @@ The model is a transformers config, sent whole: the grid opens no file and fetch
 names.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import anyio.to_thread
 import msgspec
@@ -19,6 +19,7 @@ from suan.grid.error import Refused
 router = APIRouter(prefix="/v1/estimates", tags=["estimates"])
 
 MAX_ROWS = 5_000
+Asked = TypeVar("Asked", bound=msgspec.Struct)
 
 
 class _Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,32 +76,34 @@ def _response(name: str) -> dict[int | str, dict[str, Any]]:
     return answers(getattr(found, name))
 
 
+async def _thought(body: bytes, kind: type[Asked], think: Callable[[Asked], Any]) -> Response:
+    """What thinking about the body, in a thread of its own, comes to."""
+    asked = msgspec.json.decode(body, type=kind)
+    return Json(await anyio.to_thread.run_sync(think, asked))
+
+
 @router.post("/plan", responses=_response("PlansAnswer"), openapi_extra=takes(PlanBody))
 async def plan(_: Viewer, body: Raw) -> Response:
     """The best parallel plans of a model on some devices, each with its reason."""
-    asked = msgspec.json.decode(body, type=PlanBody)
-    return Json(await anyio.to_thread.run_sync(_plans, asked))
+    return await _thought(body, PlanBody, _plans)
 
 
 @router.post("/train", responses=_response("TrainingAnswer"), openapi_extra=takes(TrainBody))
 async def train(_: Viewer, body: Raw) -> Response:
     """Hours, GiB, kWh and money of training a model on so many tokens."""
-    asked = msgspec.json.decode(body, type=TrainBody)
-    return Json(await anyio.to_thread.run_sync(_training, asked))
+    return await _thought(body, TrainBody, _training)
 
 
 @router.post("/serve", responses=_response("ServingAnswer"), openapi_extra=takes(ServeBody))
 async def serve(_: Viewer, body: Raw) -> Response:
     """Throughput, latencies and replicas of serving a model."""
-    asked = msgspec.json.decode(body, type=ServeBody)
-    return Json(await anyio.to_thread.run_sync(_serving, asked))
+    return await _thought(body, ServeBody, _serving)
 
 
 @router.post("/rows", responses=_response("RowsAnswer"), openapi_extra=takes(RowsBody))
 async def rows(_: Viewer, body: Raw) -> Response:
     """An estimate for each row of a table."""
-    asked = msgspec.json.decode(body, type=RowsBody)
-    return Json(await anyio.to_thread.run_sync(_rows, asked))
+    return await _thought(body, RowsBody, _rows)
 
 
 # ------------------------------------------------------------------ in a thread of its own

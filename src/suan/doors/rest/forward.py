@@ -19,7 +19,7 @@ from suan.grid.error import NotNow
 
 _MARK = "suan-forwarded"  # carried once; a second plane that does not lead either says so
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_LEADERS = re.compile(r"/v1/(jobs/[^/]+/log|data/.*)")  # read from the leader's own disk
+_LEADERS = re.compile(r"/v1/(jobs/[^/]+/log|data/.*|relay/.*)")  # read from the leader's own disk
 _HOPS = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
 # Long polls and streams may be silent for long; that the leader is there shows in the connecting.
 _LOOK_S = 0.25  # between two looks whether it still leads

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from suan.control.commands import stop_jobs, submit, unknown
+from suan.control.works import think_ahead
 from suan.doors.rest.access import Here, Member, Viewer, sees, tenant_for
 from suan.doors.rest.answer import Json, Raw, answers, cursor_number, page, takes
 from suan.doors.rest.parts import Parts
@@ -42,6 +43,7 @@ def submit_jobs(
     if owner not in here.grid.state.tenants:
         raise unknown("tenant", owner, "suan tenant")
     tasks = _tasks(request, body, here.grid.now_s())
+    think_ahead(here.grid.read, owner, tasks.tasks)
     ids = here.grid.do(submit(owner, tasks.tasks, tasks.pipeline, idempotency_key))
     return Json(
         {"jobs": here.grid.read(lambda state: [_view(here, state, state.jobs[job]) for job in ids])}, 201
@@ -53,6 +55,7 @@ def quote(request: Request, here: Here, key: Viewer, body: Raw, tenant: str | No
     """What the tasks would cost, wherever they could run. Nothing is stored."""
     owner = tenant_for(key, tenant)
     tasks = _tasks(request, body, here.grid.now_s())
+    think_ahead(here.grid.read, owner, tasks.tasks)
     now_s, policy = here.grid.now_s(), here.grid.policy
     found = here.grid.read(lambda state: quotes_of(state, policy, owner, tasks.tasks, now_s))
     return Json(Quotes(quotes=found))

@@ -1,4 +1,4 @@
-"""What the endpoints work on: one grid, its logs, its store, its news and its meter."""
+"""What the endpoints work on: one grid, its logs, its store, its news, its meter and its metrics."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -6,6 +6,7 @@ from typing import Protocol
 import httpx
 
 from suan.control.loop import Grid
+from suan.doors.rest.metric_counts import Metrics
 from suan.doors.rest.news import News
 from suan.doors.socket.meter import Meter
 from suan.doors.socket.upstream import new_client
@@ -47,4 +48,5 @@ class Parts:
     store: GridStore
     news: News
     meter: Meter
+    metrics: Metrics
     upstream: httpx.AsyncClient = field(default_factory=new_client)  # to the engines of services

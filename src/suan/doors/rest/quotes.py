@@ -1,7 +1,10 @@
 """What tasks would cost if it were their turn now. Inputs that do not exist yet count as here already."""
 
+import dataclasses
+
 from msgspec.structs import replace
 
+from suan.control.works import estimates_of
 from suan.doors.schema import TaskQuote, shown_task
 from suan.grid.artifact import artifact_name
 from suan.grid.error import SuanError
@@ -22,11 +25,18 @@ def quotes_of(
 
     Raises: Refused for what could never be submitted.
     """
+    works = estimates_of(state, tenant, tasks)
+    known = {name: said for name, said in works if said is not None}
+    state = dataclasses.replace(state, works={**state.works, **known})  # a copy: nothing is stored
     _check(state, tenant, tasks, now_s)
-    return [_quote(state, policy, tenant, task, now_s) for task in tasks]
+    return [
+        _quote(state, policy, tenant, task, (name, now_s))
+        for task, (name, _) in zip(tasks, works, strict=True)
+    ]
 
 
-def _quote(state: State, policy: Policy, tenant: str, task: Task, now_s: int) -> TaskQuote:
+def _quote(state: State, policy: Policy, tenant: str, task: Task, about: tuple[str, int]) -> TaskQuote:
+    work, now_s = about
     inputs, notes = {}, list(task.notes)
     for name, text in task.inputs.items():
         parts = artifact_name(text)
@@ -44,8 +54,17 @@ def _quote(state: State, policy: Policy, tenant: str, task: Task, now_s: int) ->
         submitted_at_s=now_s,
         sequence=state.sequence + 1,
         inputs=inputs,
+        work=work,
     )
     weighed = considered(state, policy, job, now_s)
+    if work and any(bid.estimate is None for bid in weighed.bids):
+        notes.append(
+            "the performance model knows nothing of some pools: there the task's own duration stands"
+        )
+    elif task.recipe and not work:
+        notes.append(
+            f"recipe {task.recipe}: no estimate by the performance model; the task's own duration stands"
+        )
     return TaskQuote(task=shown_task(task), considered=weighed, notes=tuple(notes))
 
 

@@ -16,7 +16,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from suan.control.config import GridConfig, open_grid
+from suan.control.fact_log import tell_facts
 from suan.control.leader import Plane
+from suan.control.logs import write_logs
+from suan.control.traces import traces_to
 from suan.doors.rest.app import create_app
 from suan.doors.rest.forward import Forward
 from suan.grid.error import Refused
@@ -50,11 +53,16 @@ def serve(config: GridConfig, on_ready: Callable[[str], None] = lambda url: None
 
     Raises: Refused `port_in_use`, `journal_in_use` …
     """
+    write_logs(config.log)
     listener = _listen(config.host, config.port)
     note = config.folder / "grid.json"
     try:
         opened = open_grid(config)
+        traces = None
         try:
+            traces = traces_to(config.trace_url, opened.grid) if config.trace_url else None
+            if config.log == "json":
+                opened.grid.listen(tell_facts(opened.grid))
             app = create_app(opened.grid, logs=opened.logs, store=opened.store, history=opened.history)
             url = config.public_url.rstrip("/") or _url(config, listener)
             served: ASGIApp = app
@@ -75,6 +83,8 @@ def serve(config: GridConfig, on_ready: Callable[[str], None] = lambda url: None
         finally:
             note.unlink(missing_ok=True)
             opened.close()
+            if traces is not None:
+                traces.close()
     finally:
         listener.close()
 

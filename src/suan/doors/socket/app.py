@@ -1,4 +1,4 @@
-"""GET /v1/models, POST /v1/chat/completions and /v1/completions. Plain Starlette: a token passes few hands.
+"""/v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings. Plain Starlette: few hands a token.
 
 Errors have OpenAI's shape. When the client goes away, the engine is told so by closing its connection.
 """
@@ -39,6 +39,7 @@ def socket_routes() -> list[BaseRoute]:
         Route("/v1/models/{model:path}", _told(_model), methods=["GET"]),
         Route("/v1/chat/completions", _told(_completions("chat/completions")), methods=["POST"]),
         Route("/v1/completions", _told(_completions("completions")), methods=["POST"]),
+        Route("/v1/embeddings", _told(_completions("embeddings")), methods=["POST"]),
     ]
 
 
@@ -140,6 +141,7 @@ def _completions(path: str) -> Endpoint:
         service = _service(parts, key, body["model"])
         assert service.run is not None
         run = service.run
+        request.state.service = service.job.task.name
         served = parts.grid.live.progress.get(run.id, {}).get("served_model", "")
         call = call_for(run.endpoint, path, body, str(served))
         counted = Counted()

@@ -62,6 +62,17 @@ _subject = _options(
     click.option("--devices", type=click.IntRange(min=1), help="How many."),
     click.option("--precision", default="bf16", show_default=True, help="Of the matrix multiplications."),
 )
+_step = _options(
+    click.option(
+        "--global-batch",
+        type=click.IntRange(min=1),
+        default=None,
+        help="Sequences a step. [default: 4M tokens]",
+    ),
+    click.option(
+        "--seq-len", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens a sequence."
+    ),
+)
 _machine = _options(
     click.option("--devices-per-node", type=click.IntRange(min=1), default=None, help="[default: 8]"),
     click.option(
@@ -117,12 +128,7 @@ def estimate(context: click.Context, *, as_json: bool) -> None:
 @_table
 @_subject
 @click.option("--tokens", type=Quantity(), help="To train on: 300B, 15T.")
-@click.option(
-    "--global-batch", type=click.IntRange(min=1), default=None, help="Sequences a step. [default: 4M tokens]"
-)
-@click.option(
-    "--seq-len", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens a sequence."
-)
+@_step
 @_machine
 @_layout
 @click.option(
@@ -171,12 +177,7 @@ def train(
 
 @estimate.command("plan")
 @_subject
-@click.option(
-    "--global-batch", type=click.IntRange(min=1), default=None, help="Sequences a step. [default: 4M tokens]"
-)
-@click.option(
-    "--seq-len", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens a sequence."
-)
+@_step
 @_machine
 @_layout
 @click.option("--count", type=click.IntRange(1, 100), default=5, show_default=True, help="Plans to show.")

@@ -10,11 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from suan.doors.cli.bids import considered_text
 from suan.doors.cli.jobs import last_run
 from suan.doors.cli.quickstart.machines import Machines, read_json, write_json
 from suan.doors.cli.quickstart.screen import Screen
 from suan.doors.cli.quickstart.world import EAST
+from suan.doors.cli.run import read_file, uploaded
+from suan.doors.cli.session import Session
 from suan.doors.client import Client
 from suan.grid.error import NotNow, Refused
 from suan.grid.site import GRID_SITE
@@ -56,28 +60,26 @@ class Story:
         """
         if self.submission:
             return
-        import msgspec
-
-        from suan.doors.cli.run import read_file
-
         read = read_file(file, ())
         write_json(
             self._path,
             {
                 "key": f"quickstart-{secrets.token_hex(8)}",
                 "pipeline": read.name or file.stem,
-                "file": str(file),
+                "file": str(file.absolute()),
                 "tasks": msgspec.to_builtins(read.tasks),
                 "jobs": [],
             },
         )
 
     def put_data(self, client: Client, root: Path) -> None:
-        """Puts every artifact that the pipeline reads and does not write, from examples/data, at the east.
+        """Puts at the east what the pipeline reads and does not write, from examples/data, and the folders
+        that its tasks bring along.
 
-        Raises: Refused `no_data`.
+        Raises: Refused `no_data`, and what a folder that is not there refuses with.
         """
-        tasks = self.submission["tasks"]
+        submission = self.submission
+        tasks = submission["tasks"]
         written = {series for task in tasks for series in task.get("outputs", {}).values()}
         wanted = {series for task in tasks for series in task.get("inputs", {}).values()} - written
         for series in sorted(wanted):
@@ -91,6 +93,13 @@ class Story:
             artifact = client.put(folder, series, EAST.name)
             self._screen.say(f"put {folder.relative_to(root)} at {EAST.name}: {artifact['id']}")
             self._wait_for_arrival(client, artifact["id"])
+        file = Path(submission["file"])
+        session = Session(client.url, client.key, as_json=True)
+        brought = [
+            msgspec.to_builtins(task)
+            for task in uploaded(session, read_file(file, ()), file.parent, EAST.name)
+        ]
+        write_json(self._path, {**submission, "tasks": brought})
 
     def _wait_for_arrival(self, client: Client, artifact: str) -> None:
         """Until only the east has it: otherwise the bids would count on the copy that waits at the grid."""
