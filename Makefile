@@ -47,7 +47,7 @@ testbed: $(STAMP) ## three centres in namespaces of this machine, a model's life
 faults: $(STAMP) ## the same centres, and every fault that can be injected there, counted and checked (root)
 	@$(BIN)/python tests/testbed --faults $(ARGS)
 
-soak: $(STAMP) ## SEEDS (10000) small worlds with faults, in all processors: an hour on 2 cores
+soak: $(STAMP) ## SEEDS (10000) small worlds with faults, in all processors: about 20 minutes on 2 cores
 	@$(BIN)/python -m suan.sim.soak --seeds $(SEEDS) $(ARGS)
 
 check: $(STAMP) ## style and types

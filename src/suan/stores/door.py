@@ -1,4 +1,5 @@
 """Where other sites fetch chunks from this one: `GET /manifests/DIGEST` and `GET /chunks/HASH?digest=DIGEST`.
+`GET /probe?bytes=N` gives bytes that mean nothing, to measure the link by.
 
 Knows tickets: who shows a secret may read one artifact, at one rate. Does not know who they are or why.
 Whatever no ticket allows looks the same, there or not.
@@ -20,14 +21,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from suan.grid.action import Ticket, ticket_hash
-from suan.grid.error import Refused, SiteTrouble, SuanError
+from suan.grid.action import PROBE_DIGEST, Ticket, ticket_hash
+from suan.grid.error import NotNow, Refused, SiteTrouble, SuanError
+from suan.stores.links import PROBE_MAX_BYTES, PROBE_STREAMS
 from suan.stores.manifests import chunk_sizes, manifest_from
 from suan.stores.pace import Pace
 
 _BLOCK_BYTES = 64 << 10
 _BLOCKS_PER_S = 10  # at least, on slow links: a reader must not think that the source died
 _START_S = 10.0
+_PROBE_EVERY_S = 50.0
 _STATUS = {"missing": 404, "corrupt": 502}
 
 
@@ -46,6 +49,16 @@ class _Grant:
         self.ticket = ticket
         self.pace = Pace(ticket.bytes_per_s)
         self.chunks: frozenset[str] | None = None  # of its artifact, read at the first request
+        self._probed: list[tuple[float, int]] = []  # (when, bytes), of the last minute
+
+    def take_probe(self, size: int) -> bool:
+        """Whether so many bytes more are still a small probe: a minute has no more than one whole probe."""
+        now_s = time.monotonic()
+        self._probed = [one for one in self._probed if one[0] > now_s - _PROBE_EVERY_S]
+        if sum(bytes for _, bytes in self._probed) + size > PROBE_STREAMS * PROBE_MAX_BYTES:
+            return False
+        self._probed.append((now_s, size))
+        return True
 
     def renew(self, ticket: Ticket) -> None:
         if ticket.bytes_per_s != self.ticket.bytes_per_s:
@@ -117,6 +130,7 @@ class DataDoor:
             routes=[
                 Route("/manifests/{digest}", self._manifest, methods=["GET"]),
                 Route("/chunks/{hash}", self._chunk, methods=["GET"]),
+                Route("/probe", self._probe, methods=["GET"]),
             ],
             exception_handlers={SuanError: _problem, HTTPException: _http_problem},
         )
@@ -135,6 +149,14 @@ class DataDoor:
         if hash not in grant.chunks:
             raise SiteTrouble("missing", "that chunk is not of this artifact")
         return await self._send(grant, await run_in_threadpool(self._store.read_chunk, hash))
+
+    async def _probe(self, request: Request) -> Response:
+        grant = self._grant(request, PROBE_DIGEST)
+        wanted = request.query_params.get("bytes", "0")
+        size = min(int(wanted) if wanted.isdecimal() else 0, PROBE_MAX_BYTES)
+        if not grant.take_probe(size):
+            raise NotNow("too_many_probes", "this link has been probed a moment ago", retry_after_s=60)
+        return await self._send(grant, bytes(size))
 
     def _grant(self, request: Request, digest: str) -> _Grant:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")

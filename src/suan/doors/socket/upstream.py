@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from suan.doors.socket.stops import Stops
 from suan.grid.error import NotNow
 
 _decode = msgspec.json.Decoder().decode
@@ -100,11 +101,18 @@ def whole_answer(call: Call, content: bytes, counted: Counted) -> bytes:
     counted.usage(answer.get("usage"))
     if "model" in answer:
         answer["model"] = call.model
+    stops = Stops(call.body.get("stop"))
+    for choice in (answer.get("choices") or ()) if stops else ():
+        stops.cut(choice)
     return _encode(answer)
 
 
 async def streamed_answer(call: Call, response: httpx.Response, counted: Counted) -> AsyncIterator[bytes]:
-    """The engine's events one by one, as they come; its count of tokens only when the client asked for it."""
+    """The engine's events one by one, as they come; its count of tokens only when the client asked for it.
+
+    Ends at a stop string, in the middle of what an engine says that does not know it.
+    """
+    stops, choices = Stops(call.body.get("stop")), _count(call.body.get("n")) or 1
     async for line in response.aiter_lines():
         if not line.startswith("data:"):
             if line:
@@ -114,13 +122,16 @@ async def streamed_answer(call: Call, response: httpx.Response, counted: Counted
         if data == "[DONE]":
             yield b"data: [DONE]\n\n"
             continue
-        told = _event(call, data, counted)
+        told = _event(call, data, counted, stops)
         if told is not None:
             yield b"data: " + told + b"\n\n"
+        if stops and stops.ended(choices) and not call.wants_usage:
+            yield b"data: [DONE]\n\n"
+            return
 
 
-def _event(call: Call, data: str, counted: Counted) -> bytes | None:
-    """The event as the client should see it; None when it was meant for the meter alone."""
+def _event(call: Call, data: str, counted: Counted, stops: Stops) -> bytes | None:
+    """The event as the client should see it; None when it was meant for the meter alone, or says nothing."""
     try:
         event = _decode(data)
     except msgspec.DecodeError:
@@ -136,6 +147,10 @@ def _event(call: Call, data: str, counted: Counted) -> bytes | None:
         if usage is not None and not choices:
             return None
         del event["usage"]
+    if stops and isinstance(choices, list) and choices:
+        event["choices"] = [choice for choice in choices if stops.pass_on(choice)]
+        if not event["choices"] and not event.get("usage"):
+            return None
     return _encode(event)
 
 
