@@ -97,7 +97,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@echo "setup: installing, two minutes on a fast network; the whole story is in $(LOG)"
 	@$(BIN)/python -m pip install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") \
-	    -e '.[dev,train,serve,data]' 2>&1 | tee $(LOG) | awk '\
+	    -e '.[dev,train,serve,data,quantise,retrieve]' 2>&1 | tee $(LOG) | awk '\
 	  /^Collecting / {n++; if (n % 10 == 0) print "setup: " n " packages looked at"; fflush()} \
 	  /Downloading .*\(([0-9.]+ GB|[0-9][0-9][0-9.]* MB)\)/ {sub(/^ */, ""); print "setup: " $$0; fflush()} \
 	  /^Installing collected/ {print "setup: unpacking"; fflush()}' \

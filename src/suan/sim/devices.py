@@ -46,6 +46,12 @@ class Devices:
         self._count -= len(chosen)
         return tuple(sorted(chosen))
 
+    def withdraw(self, devices: Sequence[int]) -> None:
+        """These, which are free, are gone until they are given back."""
+        self._count -= len(devices)
+        for index in devices:
+            self._free[index // self._width].remove(index)
+
     def give_back(self, devices: Sequence[int]) -> None:
         """These are free again."""
         self._count += len(devices)

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from suan.grid.account import Usage
 from suan.grid.error import SiteTrouble
@@ -63,6 +64,7 @@ class SimulatedEngine:
         self._pools = {pool.name: pool for pool in pools}
         self._devices = {pool.name: Devices(pool, by_node=by_node) for pool in pools}
         self._stopping_s = stopping_s
+        self._down: dict[str, dict[int, None]] = {pool.name: {} for pool in pools}  # nodes by number
         self._held: dict[str, _Held] = {}
         self._ended: dict[str, EngineRun] = {}
         self._due: list[tuple[int, str]] = []  # (end, run); an entry whose run ends at another time is stale
@@ -73,7 +75,10 @@ class SimulatedEngine:
     # ---------------------------------------------------------------- the port
 
     def pools(self) -> tuple[Pool, ...]:
-        return tuple(self._pools.values())
+        return tuple(
+            replace(pool, nodes=pool.nodes - len(self._down[pool.name])) if self._down[pool.name] else pool
+            for pool in self._pools.values()
+        )
 
     def launch(self, spec: LaunchSpec) -> None:
         """See `Engine.launch`.
@@ -170,6 +175,29 @@ class SimulatedEngine:
         self._held[run].detail = "its node was lost"
         self._end_by(run, self._advance(), EndCause.LOST, None)
         self._advance()
+
+    def fail_node(self, pool: str, node: int) -> bool:
+        """The node is gone with every run on it, and the engine knows it. False when it was gone already."""
+        if node in self._down[pool]:
+            return False
+        self._advance()
+        indices = self._indices(pool, node)
+        for run, held in list(self._held.items()):
+            if held.spec.pool == pool and not set(indices).isdisjoint(held.devices):
+                self.lose(run)
+        self._devices[pool].withdraw(indices)
+        self._down[pool][node] = None
+        return True
+
+    def mend_node(self, pool: str, node: int) -> None:
+        """The node is back, empty."""
+        if node in self._down[pool]:
+            del self._down[pool][node]
+            self._devices[pool].give_back(self._indices(pool, node))
+
+    def _indices(self, pool: str, node: int) -> range:
+        width = self._pools[pool].devices_per_node
+        return range(node * width, (node + 1) * width)
 
     # ---------------------------------------------------------------- time
 

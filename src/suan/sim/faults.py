@@ -24,6 +24,24 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True):
     draw: float
 
 
+class Schedule:
+    """Strikes whose moments are known, in the order of time."""
+
+    def __init__(self, strikes: Sequence[Strike]) -> None:
+        self._due = sorted(strikes, key=lambda strike: strike.at_s, reverse=True)
+
+    def next_s(self) -> int | None:
+        """As `Faults.next_s`."""
+        return self._due[-1].at_s if self._due else None
+
+    def take(self, now_s: int) -> list[Strike]:
+        """As `Faults.take`."""
+        strikes = []
+        while self._due and self._due[-1].at_s <= now_s:
+            strikes.append(self._due.pop())
+        return strikes
+
+
 class Faults:
     """The strikes of a simulation in the order of time."""
 

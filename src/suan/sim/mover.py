@@ -5,11 +5,11 @@ here. Bytes
 are only counted. Knows one site's store as a set of digests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from suan.grid.action import FetchOrder, TransferSeen
+from suan.grid.action import FetchOrder, LinkSeen, ProbeOrder, TransferSeen
 from suan.ports import Clock
 
 
@@ -32,10 +32,11 @@ class SimulatedMover:
         self._clock, self._store = clock, store
         self._fetches: dict[str, _Fetch] = {}
         self._part_bytes: dict[str, float] = {}  # digest -> what broken or dropped fetches left here
+        self.refusal: Callable[[FetchOrder], str] = _no_refusal  # "": it can be fetched
 
     # ---------------------------------------------------------------- the port
 
-    def want(self, orders: Sequence[FetchOrder]) -> None:
+    def want(self, orders: Sequence[FetchOrder], probes: Sequence[ProbeOrder] = ()) -> None:
         """A fetch of another attempt (another ticket) starts anew; what had arrived of the first stays."""
         now_s = self._advance()
         before, self._fetches = self._fetches, {}
@@ -53,6 +54,10 @@ class SimulatedMover:
                 self._schedule(fetch, 0.0)
             self._fetches[order.transfer] = fetch
         self._advance()
+
+    def links(self) -> tuple[LinkSeen, ...]:
+        """None: links of a world are as they are declared."""
+        return ()
 
     def seen(self) -> tuple[TransferSeen, ...]:
         now_s = self._advance()
@@ -126,9 +131,16 @@ class SimulatedMover:
             ends_at_s = fetch.ends_at_s
             if fetch.done or fetch.failed or ends_at_s is None or ends_at_s > now_s:
                 continue
+            if fetch.order.digest not in self._store and (why := self.refusal(fetch.order)):
+                fetch.failed, fetch.arrived_bytes = why, fetch.kept_bytes
+                continue
             fetch.done = True
             came_bytes = fetch.order.bytes - int(fetch.kept_bytes)
             fetch.moved_bytes = 0 if fetch.order.digest in self._store else came_bytes
             fetch.arrived_bytes = float(fetch.order.bytes)
             self._store[fetch.order.digest] = fetch.order.bytes
         return now_s
+
+
+def _no_refusal(order: FetchOrder) -> str:
+    return ""

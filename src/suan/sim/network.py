@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from suan.control.loop import Grid
-from suan.grid.action import Observation
+from suan.grid.action import Observation, Orders
 from suan.sim.site import SimulatedSite
 
 HEARTBEAT_S = 10  # of a site in trouble
@@ -23,8 +25,9 @@ _LOST_RATIO, _LATE_RATIO, _DOUBLE_RATIO = 0.6, 0.4, 0.5  # of the messages, whil
 
 _MOST_ANSWERS = 10  # to one site within one instant
 
-MESSAGE_FAULTS = ("lost_answers", "delayed_reports", "duplicated_reports")
-CUTS = ("partition", "agent_restart")
+MESSAGE_FAULTS = ("lost_reports", "lost_answers", "late_answers", "delayed_reports", "duplicated_reports")
+OUTAGE = "grid_outage"
+CUTS = ("partition", "agent_restart", OUTAGE)
 
 
 @dataclass(slots=True)
@@ -35,6 +38,7 @@ class Connection:
     until_s: dict[str, int] = field(default_factory=dict)  # kind of trouble -> its end
     beat_at_s: int = 0
     tried_s: int = -1  # when a report was last sent in trouble
+    newest_s: int = -1  # when the newest report that arrived was made
 
     def has(self, *kinds: str) -> bool:
         return any(kind in self.until_s for kind in kinds)
@@ -48,7 +52,8 @@ class Network:
         self.fired: Counter[str] = Counter()
         self._connections = {site.name: Connection(site) for site in sites}
         self._chance = random.Random(f"{seed}/network")
-        self._late: list[tuple[int, int, str, Observation]] = []  # arrival, serial, site, report
+        # arrival, serial, site, when it was sent, message
+        self._late: list[tuple[int, int, str, int, Observation | Orders]] = []
         self._serial = 0
 
     @property
@@ -74,7 +79,7 @@ class Network:
             connection.site.connect(False, self.grid.policy.lease_s)
         connection.until_s[kind] = max(until_s, connection.until_s.get(kind, 0))
         connection.beat_at_s = now_s + HEARTBEAT_S
-        if kind in CUTS:
+        if kind in CUTS and kind != OUTAGE:
             self.fired[kind] += 1
 
     def calm(self) -> None:
@@ -93,9 +98,9 @@ class Network:
             if not connection.until_s:
                 self.grid.live.heard_at_s[name] = now_s
         while self._late and self._late[0][0] <= now_s:
-            _, _, name, seen = heapq.heappop(self._late)
+            _, _, name, sent_s, message = heapq.heappop(self._late)
             if not self._connections[name].has(*CUTS):
-                self._answer(self._connections[name], seen)
+                self._arrive(self._connections[name], message, sent_s, now_s)
         for connection in self._connections.values():
             if connection.until_s and connection.beat_at_s <= now_s:
                 self._report(connection, now_s)
@@ -119,12 +124,15 @@ class Network:
     def _report(self, connection: Connection, now_s: int) -> None:
         site = connection.site
         if not connection.until_s:
-            self._answer(connection, site.observe())
+            self._answer(connection, site.observe(), now_s)
             return
         if connection.tried_s == now_s or connection.has(*CUTS):
             return
         connection.tried_s, connection.beat_at_s = now_s, now_s + HEARTBEAT_S
         seen = site.observe()
+        if connection.has("lost_reports") and self._chance.random() < _LOST_RATIO:
+            self.fired["lost_reports"] += 1
+            return
         if connection.has("delayed_reports") and self._chance.random() < _LATE_RATIO:
             self.fired["delayed_reports"] += 1
             self._delay(site.name, seen, now_s)
@@ -136,17 +144,32 @@ class Network:
             self.fired["lost_answers"] += 1
             self.grid.report(seen)
             return
-        self._answer(connection, seen)
+        if connection.has("late_answers") and self._chance.random() < _LATE_RATIO:
+            self.fired["late_answers"] += 1
+            self._delay(site.name, self.grid.report(seen), now_s)
+            return
+        self._answer(connection, seen, now_s)
 
-    def _answer(self, connection: Connection, seen: Observation) -> None:
+    def _answer(self, connection: Connection, seen: Observation, sent_s: int) -> None:
+        connection.newest_s = max(connection.newest_s, sent_s)
         orders = self.grid.report(seen)
         connection.site.answered(seen)
         connection.site.obey(orders)
 
-    def _delay(self, site: str, seen: Observation, now_s: int) -> None:
+    def _arrive(self, connection: Connection, message: Observation | Orders, sent_s: int, now_s: int) -> None:
+        """A late message: a report is answered, orders are obeyed as far as their lease, which counts from
+        when they were asked for, lets them be."""
+        if isinstance(message, Observation):
+            if sent_s < connection.newest_s:
+                self.fired["reordered_reports"] += 1
+            self._answer(connection, message, sent_s)
+        elif (left_s := message.lease_s - (now_s - sent_s)) > 0:
+            connection.site.obey(replace(message, lease_s=left_s))
+
+    def _delay(self, site: str, message: Observation | Orders, now_s: int) -> None:
         self._serial += 1
         arrives_s = now_s + self._chance.randint(1, LONGEST_DELAY_S)
-        heapq.heappush(self._late, (arrives_s, self._serial, site, seen))
+        heapq.heappush(self._late, (arrives_s, self._serial, site, now_s, message))
 
     def _end_troubles(self, connection: Connection, now_s: int) -> None:
         over = [kind for kind, until_s in connection.until_s.items() if until_s <= now_s]

@@ -9,15 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from suan.control.commands.command import Command
+from suan.control.commands.jobs import submit
 from suan.control.loop import Grid
 from suan.grid import fact as f
-from suan.grid.error import SuanError
+from suan.grid.action import FetchOrder
+from suan.grid.error import NotNow, Refused, SiteTrouble
+from suan.grid.job import TERMINAL_PHASES
 from suan.grid.state import State
-from suan.journals.memory import MemoryJournal
-from suan.rules.admit import admit
 from suan.sim.clock import VirtualClock
-from suan.sim.faults import Faults, Strike
-from suan.sim.network import CUTS, MESSAGE_FAULTS, Network
+from suan.sim.faults import Faults, Schedule, Strike
+from suan.sim.faults_effects import Effects
+from suan.sim.faults_journal import FailingJournal
+from suan.sim.network import OUTAGE, Network
 from suan.sim.policies import NamedPolicy
 from suan.sim.site import SimulatedSite
 from suan.sim.trace import Arrival
@@ -32,20 +36,33 @@ class Simulation:
     counts."""
 
     def __init__(
-        self, world: World, arrivals: Sequence[Arrival], policy: NamedPolicy, *, seed: int = 0
+        self,
+        world: World,
+        arrivals: Sequence[Arrival],
+        policy: NamedPolicy,
+        *,
+        seed: int = 0,
+        strikes: Sequence[Strike] | None = None,
     ) -> None:
+        """`strikes` take the place of the faults that the world declares."""
         self.world, self.policy, self.arrivals = world, policy, arrivals
         self.clock = VirtualClock(world.start_s)
         self.decide_s: list[float] = []
         self.refused: dict[str, str] = {}  # jobs that the grid did not admit, and why
         self.wall_s = 0.0
         self.sites = {site.name: _site(site, self.clock) for site in world.sites}
-        self.journal = MemoryJournal()
+        for site in self.sites.values():
+            site.mover.refusal = self._no_source
+        self.journal = FailingJournal()
         self._touched: dict[str, None] = {}
         self._dirty = True
         self._open_jobs: set[str] = set()
         self._arrived = 0
-        self._faults = Faults(world.faults, tuple(self.sites), seed, world.start_s)
+        self._down_until_s: int | None = None  # while no control plane is there
+        self._faults: Faults | Schedule = Faults(world.faults, tuple(self.sites), seed, world.start_s)
+        if strikes is not None:
+            self._faults = Schedule(strikes)
+        self._effects = Effects(self)
         self.network = Network(self._new_grid(), self.sites.values(), seed)
         self._set_up()
 
@@ -84,10 +101,17 @@ class Simulation:
     def calm_down(self) -> None:
         """Ends all trouble and lets every site tell everything: what is left is what the grid really
         knows."""
+        self._faults.take(self.clock.now_s())  # those that nothing was going on for
         self.network.calm()
-        for site in self.sites.values():
-            site.want_full()
-        self._instant()
+        self.journal.spare()
+        if self.is_down:
+            self._down_until_s = self.clock.now_s()
+        self._all_tell()
+        self._effects.calm()
+        self._all_tell()
+        self._all_tell()
+
+    def _all_tell(self) -> None:
         for site in self.sites.values():
             site.want_full()
         self._instant()
@@ -100,24 +124,39 @@ class Simulation:
     def _next_s(self) -> int | None:
         """The next moment at which anything can happen; None when only faults are left, which finish no
         job."""
-        moments = [self.network.next_s(), self.grid.plan.wake_at_s]
+        moments = [self.network.next_s(), self._effects.next_s(), self._down_until_s]
         moments.extend(site.next_s() for site in self.sites.values())
-        if self._arrived < len(self.arrivals):
-            moments.append(self.world.start_s + self.arrivals[self._arrived].at_s)
-        if self.network.is_troubled:
-            moments.append(self.grid.wake_at_s())
+        if not self.is_down:
+            moments.append(self.grid.plan.wake_at_s)
+            if self._arrived < len(self.arrivals):
+                moments.append(self.world.start_s + self.arrivals[self._arrived].at_s)
+            if self.network.is_troubled:
+                moments.append(self.grid.wake_at_s())
         if any(at_s is not None for at_s in moments):
             moments.append(self._faults.next_s())
         now_s = self.clock.now_s()
         return min((max(at_s, now_s + 1) for at_s in moments if at_s is not None), default=None)
 
     def _instant(self) -> None:
-        """Everything of one moment: faults, messages, arrivals, then plans and orders until all is at
-        rest."""
-        now_s = self.clock.now_s()
+        """Everything of one moment. A journal that fails ends it, and the control plane with it."""
+        try:
+            self._happen(self.clock.now_s())
+        except SiteTrouble as trouble:
+            if trouble.code != "journal_failed":
+                raise
+            self.fired["journal_failure"] += 1
+            self.take_down(self.journal.outage_s)
+
+    def _happen(self, now_s: int) -> None:
+        """Faults, messages, arrivals, then plans and orders until all is at rest."""
+        if self._down_until_s is not None and self._down_until_s <= now_s:
+            self.start_grid()
         for strike in self._faults.take(now_s):
-            self._strike(strike, now_s)
+            self._effects.strike(strike, now_s)
+        self._effects.pass_time(now_s)
         self.network.pass_time(now_s)
+        if self.is_down:
+            return
         self._submit(now_s)
         self._dirty = True
         for _ in range(_MOST_ROUNDS):
@@ -135,19 +174,26 @@ class Simulation:
             arrival = self.arrivals[self._arrived]
             if self.world.start_s + arrival.at_s > now_s:
                 return
-            self._arrived += 1
             if arrival.data is not None:
                 self._put(arrival, now_s)
-            self._admit(arrival)
+            tasks = (arrival.task, *arrival.then)
+            # Who does not hear the answer asks again: the key makes it one submission.
+            command = submit(arrival.tenant, tasks, idempotency_key=f"arrival-{self._arrived}")
+            try:
+                self.grid.do(command)
+            except (Refused, NotNow) as error:
+                self.refused[arrival.task.name] = str(error)
+            self._arrived += 1
 
-    def _admit(self, arrival: Arrival) -> None:
-        def submit(state: State, at_s: int) -> tuple[Sequence[f.Fact], None]:
-            return admit(state, arrival.tenant, (arrival.task,), now_s=at_s), None
-
+    def operate(self, command: Command[None]) -> bool:
+        """Whether the grid is there and has taken an operator's or a user's command."""
+        if self.is_down:
+            return False
         try:
-            self.grid.do(submit)
-        except SuanError as error:
-            self.refused[arrival.task.name] = str(error)
+            self.grid.do(command)
+        except (Refused, NotNow):
+            return False
+        return True
 
     def _put(self, arrival: Arrival, now_s: int) -> None:
         """The job's data lie at their site by the time it is submitted."""
@@ -211,31 +257,36 @@ class Simulation:
                 case f.JobEnded():
                     self._open_jobs.discard(fact.job)
 
-    # ---------------------------------------------------------------- faults
+    # ---------------------------------------------------------------- outages
 
-    def _strike(self, strike: Strike, now_s: int) -> None:
-        site = self.sites[strike.site]
-        if strike.kind in (*CUTS, *MESSAGE_FAULTS):
-            self.network.trouble(site.name, strike.kind, now_s + strike.for_s, now_s)
-        elif strike.kind == "grid_restart":
-            self.network.grid = self._new_grid()
-            for each in self.sites.values():
-                each.want_full()
-            self.fired[strike.kind] += 1
-        elif strike.kind == "failed_transfer":
-            transfers = site.mover.going_on()
-            if transfers:
-                site.mover.fail(transfers[int(strike.draw * len(transfers))])
-                self.fired[strike.kind] += 1
-        elif runs := site.engine.going_on():
-            run = runs[int(strike.draw * len(runs))]
-            if strike.kind == "run_crash":
-                site.engine.crash(run)
-            elif strike.kind == "node_loss":
-                site.engine.lose(run)
-            else:
-                site.forget_running(run)
-            self.fired[strike.kind] += 1
+    @property
+    def is_down(self) -> bool:
+        """Whether no control plane is there."""
+        return self._down_until_s is not None
+
+    def take_down(self, for_s: int) -> None:
+        """The control plane is killed, and nobody starts it again for so long."""
+        now_s = self.clock.now_s()
+        self._down_until_s = max(now_s + for_s, self._down_until_s or 0)
+        for name in self.sites:
+            self.network.trouble(name, OUTAGE, self._down_until_s, now_s)
+
+    def start_grid(self) -> None:
+        """A control plane takes over from the journal as it is."""
+        self._down_until_s = None
+        self.journal.reopen()
+        self.network.grid = self._new_grid()
+        jobs = self.state.jobs.values()
+        self._open_jobs = {job.id for job in jobs if job.phase not in TERMINAL_PHASES}
+        self._dirty = True
+        for site in self.sites.values():
+            site.want_full()
+
+    def _no_source(self, order: FetchOrder) -> str:
+        """Why the source of a fetch cannot give it; "" when it can."""
+        transfer = self.state.transfers.get(order.transfer)
+        source = self.sites.get(transfer.source) if transfer is not None else None
+        return source.read(order.digest) if source is not None else ""
 
 
 def _site(site: SiteWorld, clock: VirtualClock) -> SimulatedSite:

@@ -40,6 +40,8 @@ class SimulatedSite:
         self.engine = SimulatedEngine(clock, pools, by_node=by_node)
         self.mover = SimulatedMover(clock, self.store)
         self.lost_device_s = 0.0  # work that has to be done again
+        self.clock_off_s = 0  # how far its clock is ahead: it shows in what it says, leases do not go by it
+        self.corrupt: dict[str, None] = {}  # digests that are damaged, which nobody has noticed yet
         self._clock = clock
         self._wants_full = True  # the next report should name everything
         self._full_again_s: int | None = None
@@ -47,6 +49,7 @@ class SimulatedSite:
         self._obeyed_s = -1  # when the orders last obeyed were made
         self._connected = True
         self._orders: dict[str, LaunchOrder] = {}
+        self._started_off_s: dict[str, int] = {}  # run -> how far the clock was ahead at its start
         self._saved_s: dict[str, float] = {}  # job -> its work, at speed 1, that a checkpoint holds
         self._untold: dict[str, RunSeen] = {}
         self._told_transfers: frozenset[str] = frozenset()
@@ -125,19 +128,21 @@ class SimulatedSite:
     def _seen(self, run: EngineRun) -> RunSeen:
         order = self._orders[run.run]
         succeeded = run.cause == EndCause.EXITED and not run.exit_code
-        outputs = {name: self._output(order, name) for name in order.outputs} if succeeded else {}
-        return replace(seen_of(run, {}), outputs=outputs)
-
-    def _output(self, order: LaunchOrder, name: str) -> OutputSeen:
-        digest = hashlib.blake2b(f"{order.job}/{name}".encode(), digest_size=32).hexdigest()
-        size_bytes = int(order.env.get(OUTPUT_ENV, "1000000"))
-        self.store[digest] = size_bytes
-        return OutputSeen(digest=digest, bytes=size_bytes, files=1)
+        outputs = {name: _output(order, name) for name in order.outputs} if succeeded else {}
+        started_s, ended_s = run.started_at_s, run.ended_at_s
+        if started_s is not None:
+            started_s += self._started_off_s.get(run.run, 0)
+        if ended_s is not None:
+            ended_s += self.clock_off_s
+        return replace(seen_of(run, {}), outputs=outputs, started_at_s=started_s, ended_at_s=ended_s)
 
     def _note_end(self, run: EngineRun) -> None:
         """What a run that did not finish leaves to its successor here, and what of it is lost."""
         order = self._orders[run.run]
         if run.cause == EndCause.EXITED and not run.exit_code:
+            for name in order.outputs:
+                made = _output(order, name)
+                self.store[made.digest] = made.bytes
             return
         assert run.started_at_s is not None and run.ended_at_s is not None
         speed = self._speed(order.pool) * _scaling(order)
@@ -184,6 +189,7 @@ class SimulatedSite:
             self.engine.forget(run)
             if self.engine.run(run) is None:
                 self._orders.pop(run, None)
+                self._started_off_s.pop(run, None)
                 self._untold.pop(run, None)
 
     def connect(self, connected: bool, lease_s: int) -> None:
@@ -205,26 +211,46 @@ class SimulatedSite:
         self._untold.pop(run, None)
         self.want_full()
 
+    def read(self, digest: str) -> str:
+        """Why the content cannot be read; "" when it can. Damage is noticed now, and the content is gone."""
+        if digest in self.corrupt:
+            del self.corrupt[digest]
+            self.store.pop(digest, None)
+            self.want_full()
+            return "corrupt: what lay here was damaged"
+        return "" if digest in self.store else "missing: it is not here"
+
     def _launch(self, order: LaunchOrder) -> None:
         if order.run in self._untold or self.engine.run(order.run) is not None:
             return  # it is known, or its refusal has not been heard yet
+        troubles = [why for digest in order.inputs.values() if (why := self.read(digest))]
+        if troubles:
+            self._refuse(order, troubles[0])
+            return
         truth_s = float(order.env.get(DURATION_ENV, order.duration_s or 1))
         saved_s = self._saved_s.get(order.job, 0.0)
         left_s = max(1.0, truth_s - saved_s) / _scaling(order)
         if saved_s:
             left_s += RESTORE_S * self._speed(order.pool)  # restoring takes as long in any pool
         self._orders[order.run] = order
+        self._started_off_s[order.run] = self.clock_off_s
         spec = replace(spec_of(order, _FOLDER, order.env), duration_s=round(left_s))
         try:
             self.engine.launch(spec)
         except SiteTrouble as trouble:
-            del self._orders[order.run]
-            self._untold[order.run] = RunSeen(
-                run=order.run,
-                phase=RunPhase.ENDED,
-                cause=EndCause.NOT_STARTED,
-                detail=f"{trouble.code}: {trouble.what}",
-            )
+            del self._orders[order.run], self._started_off_s[order.run]
+            self._refuse(order, f"{trouble.code}: {trouble.what}")
+
+    def _refuse(self, order: LaunchOrder, detail: str) -> None:
+        self._untold[order.run] = RunSeen(
+            run=order.run, phase=RunPhase.ENDED, cause=EndCause.NOT_STARTED, detail=detail
+        )
+
+
+def _output(order: LaunchOrder, name: str) -> OutputSeen:
+    """What a run writes is the same whenever it is written."""
+    digest = digest_of(f"{order.job}/{name}")
+    return OutputSeen(digest=digest, bytes=int(order.env.get(OUTPUT_ENV, "1000000")), files=1)
 
 
 def _scaling(order: LaunchOrder) -> float:

@@ -60,6 +60,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     at_s: int  # after second 0 of the trace
     tenant: str
     task: Task
+    then: tuple[Task, ...] = ()  # later tasks of the same pipeline
     data: Artifact | None = None
     data_site: str = ""
     kind: str = BEST  # of its deadline: strict, soft, or best for none
