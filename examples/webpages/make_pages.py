@@ -8,6 +8,7 @@ Needs opencc. Every kind of noise here was met on real pages; the words are ours
 import random
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from articles import ARTICLES
@@ -105,9 +106,14 @@ PINYIN = {
 }
 
 
+@cache
+def _converter() -> OpenCC:
+    return OpenCC("s2t")
+
+
 def spliced(text: str) -> str:
     """Traditional characters, with pinyin behind many of them."""
-    traditional = OpenCC("s2t").convert(text)
+    traditional = _converter().convert(text)
     return "".join(
         f"{character}({PINYIN[character]})" if character in PINYIN else character for character in traditional
     )

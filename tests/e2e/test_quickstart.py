@@ -21,6 +21,7 @@ from suan.doors.cli import process as processes
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 420.0  # two cores, shared with the rest of the suite
 NAMES = ("grid", "east", "west")
+BATCH = ("corpus", "tokenizer", "pretrain", "alignment", "sft", "reward", "rlhf", "evaluate", "quantise")
 
 
 class Driver:
@@ -30,7 +31,7 @@ class Driver:
         self._log = log
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SUAN_")}
         environment |= {"OMP_NUM_THREADS": "1", "HOME": str(state.parent)}
-        command = [sys.executable, "-m", "suan.doors.cli.quickstart", "--pipeline", "examples/poet/tiny.yaml"]
+        command = [sys.executable, "-m", "suan.doors.cli.quickstart", "--pipeline", "examples/poet/tiny-life.yaml"]
         with open(log, "wb") as output:
             self.process = subprocess.Popen(
                 [*command, "--state", str(state), *options],
@@ -79,7 +80,7 @@ def kill(state: Path, name: str) -> None:
 
 def check(summary: dict[str, Any]) -> None:
     stages = {stage["stage"]: stage for stage in summary["stages"]}
-    assert list(stages) == ["corpus", "tokenizer", "pretrain", "evaluate", "serve"]
+    assert list(stages) == [*BATCH, "serve"]
     for name, stage in stages.items():
         assert stage["phase"] == ("stopped" if name == "serve" else "succeeded")
         assert stage["site"] in ("east", "west") and stage["seconds"] >= 0
@@ -113,7 +114,7 @@ def test_a_models_life_survives_ctrl_c_and_kills_and_ends_with_a_bill(state: Pat
     check(summary)
     assert summary["restarts"] == len(NAMES)
     said = first.said + second.said
-    for stage in ("corpus", "tokenizer", "pretrain", "evaluate", "serve"):
+    for stage in (*BATCH, "serve"):
         assert f"{stage}: considered bids" in said
         assert said.index(f"{stage}: considered bids") < said.index(
             f"{stage}: succeeded" if stage != "serve" else "serve: answers"

@@ -19,7 +19,7 @@ def run_stage() -> Stage:
             env=environment(**(env or {})),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
         )
 
     return run

@@ -5,20 +5,32 @@ import subprocess
 import sys
 from pathlib import Path
 
-import polars as pl
 import pytest
 from opencc import OpenCC
 from tiny_stages import EXAMPLES
 
-from suan.recipes.corpus import Args, Ledger, clean_pages, held_out, poem
-from suan.recipes.duplicates import exact_duplicates, near_duplicates
-from suan.recipes.pages import judge_lines, normal_form, plain_text, split_lines
+from suan.recipes.corpus import Args
+from suan.recipes.corpus.assemble import held_out
+from suan.recipes.corpus.clean import clean_pages, language, repetition
+from suan.recipes.corpus.codes import Texts
+from suan.recipes.corpus.duplicates import exact_duplicates, fingerprints, near_duplicates, sketches
+from suan.recipes.corpus.ledger import Ledger
+from suan.recipes.corpus.lines import REASONS, Judged, article
+from suan.recipes.corpus.mend import decode, mend
+from suan.recipes.corpus.page import Line, page_lines
+from suan.recipes.corpus.quality import log_odds
+from suan.recipes.corpus.records import poem
+
+sys.path.insert(0, str(EXAMPLES / "webpages"))
 
 PROSE = "绝句是最短的格律诗，五言二十个字，七言二十八个字，诗人只能把一个瞬间交给读者。"
 
 
 def reason(line: str) -> str | None:
-    return judge_lines(split_lines(pl.DataFrame({"id": [0], "text": [line]})))["reason"][0]
+    judged = Judged([Line(line)])
+    article(judged, 0, 1, "")
+    found = REASONS[judged.reason[0]]
+    return None if found == "kept" else found
 
 
 @pytest.mark.parametrize(
@@ -51,57 +63,67 @@ def test_prose_is_kept(line: str) -> None:
         ("本站文章均来自网络，如有侵权请联系我们删除。", "boilerplate"),
         ("We use cookies to improve your experience on this site.", "boilerplate"),
         ("window.stat={page:1};", "markup"),
-        ("十大名山排行榜", "fragment"),
+        ("十大名山排行榜", "off the article"),
         ("唐讟銮兊写月亮藗写龗檒骉蘤袊轮爩，檒亮兊銮檒鼊。", "destroyed"),
-        ("å¤©æ°”å¾ˆå¥½Ã©Ã¨Ã¢â€™ this was text once.", "destroyed"),
+        ("Ã¤Â¸Ã©Ã¨Ã¢â€™Ã¥Â¥ this was text once.", "destroyed"),
     ],
 )
 def test_noise_is_dropped_with_its_reason(line: str, why: str) -> None:
     assert reason(line) == why
 
 
+def mended(text: str, converter: OpenCC | None) -> tuple[str, int]:
+    text, what = mend(text, converter)
+    return text, what["readings in brackets"]
+
+
 def test_splices_go_and_brackets_with_meaning_stay() -> None:
     converter = OpenCC("t2s")
-    assert normal_form("網(wǎng)易讀(dú)書(shū)很好", converter) == ("网易读书很好", 3)
-    assert normal_form("網\uff08wǎng\uff09易", converter) == ("网易", 1)
-    assert normal_form("甲(見第三章)乙", converter) == ("甲(见第三章)乙", 0)
-    assert normal_form("模型(transformers)很大", None) == ("模型(transformers)很大", 0)
+    assert mended("網(wǎng)易讀(dú)書(shū)很好", converter) == ("网易读书很好", 3)
+    assert mended("網\uff08wǎng\uff09易", converter) == ("网易", 1)
+    assert mended("甲(見第三章)乙", converter) == ("甲(见第三章)乙", 0)
+    assert mended("模型(transformers)很大", None) == ("模型(transformers)很大", 0)
 
 
 def test_width_is_normal_and_chinese_punctuation_stays() -> None:
-    text, _ = normal_form("\uff21\uff29在\u200b\uff12\uff10\uff12\uff15年\uff0c真的吗\uff1f", None)
+    text, _ = mended("\uff21\uff29在\u200b\uff12\uff10\uff12\uff15年\uff0c真的吗\uff1f", None)
     assert text == "AI在2025年\uff0c真的吗\uff1f"
 
 
 def test_html_gives_lines_without_scripts_and_with_entities() -> None:
     head = "<html><head><title>t</title><style>p{}</style></head>"
     page = head + "<p>&nbsp;甲&amp;乙<b>丙</b></p><script>x()</script><p>丁\n戊</p>"
-    assert [line.strip() for line in plain_text(page).split("\n") if line.strip()] == ["甲&乙丙", "丁戊"]
+    lines, title = page_lines(page)
+    assert [line.text for line in lines] == ["甲&乙丙", "丁戊"] and title == "t"
 
 
 def test_duplicates_keep_the_first_and_spare_the_different() -> None:
     other = "大运河把南方的稻米送到北方的都城，一年之中要走好几个月，船工们就在岸上生火做饭。"
     texts = [PROSE, PROSE.replace("，", ","), PROSE.replace("瞬间", "刹那"), other]
-    assert exact_duplicates(texts) == {1: 0}
-    assert near_duplicates([texts[0], texts[2], texts[3]], threshold=0.7, ngram_chars=4) == {1: 0}
+    assert exact_duplicates(fingerprints(texts)) == {1: 0}
+    assert near_duplicates(sketches([texts[0], texts[2], texts[3]], 4), threshold=0.7) == {1: 0}
 
 
-def test_a_sentence_on_three_pages_is_boilerplate_but_a_page_and_its_copies_are_not() -> None:
-    notice = "欢迎各位读者说出自己的看法，我们会从中选出十位送上小礼物。"
+def test_a_sentence_on_three_pages_is_boilerplate_but_a_page_and_its_copies_are_not(
+    tmp_path: Path, run_stage
+) -> None:
+    notice = "每一位读到这里的人都可以把自己的看法写下来寄给我们的编辑部。"
     bodies = [
         "雕版印刷普及以前，书是一本一本抄出来的，抄书的人会疲倦，会看错行，会补上不认识的字。",
         "算盘的好处在于把数字变成了看得见、摸得着的位置，珠子拨上去是加，拨下来是减。",
         "清明之前，山里的茶树刚刚冒出嫩芽，采茶的人天不亮就上山了，雾气很重，衣服都湿透了。",
     ]
-    pages = [
-        {"source": f"p{index}", "text": f"{body}\n{notice}"}
-        for index, body in enumerate([*bodies, bodies[0], bodies[0]])
-    ]
-    ledger = Ledger()
-    kept = clean_pages(pages, Args(min_chars=20), ledger)
-    assert [page["text"] for page in kept] == bodies
-    assert ledger.counts["line: repeated"] == 3
-    assert ledger.counts["page: exact duplicate"] == 2
+    (tmp_path / "in").mkdir()
+    for number, body in enumerate([*bodies, bodies[0], bodies[0]]):
+        (tmp_path / "in" / f"p{number}.txt").write_text(f"{body}\n{notice}", "utf-8")
+    done = run_stage(
+        "corpus", "--input", tmp_path / "in", "--output", tmp_path / "out", min_chars=20, part_mb=0.0001
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line for name in ("train-00000", "valid") for line in (tmp_path / "out" / f"{name}.jsonl").open()]
+    assert sorted(json.loads(row)["text"] for row in rows) == sorted(bodies)
+    dropped = json.loads((tmp_path / "out" / "report.json").read_text())["dropped"]
+    assert dropped["line: repeated"] == 3 and dropped["page: exact duplicate"] == 2
 
 
 def test_poems_become_chats_and_broken_verse_does_not() -> None:
@@ -129,9 +151,10 @@ def test_the_stage_writes_shards_and_an_account(corpus: Path) -> None:
     report = json.loads((corpus / "report.json").read_text())
     documents = [json.loads(line) for line in (corpus / "train-00000.jsonl").read_text().splitlines()]
     assert report["train_documents"] == len(documents) and report["valid_documents"] > 0
-    assert {"text", "source", "lang", "score"} <= documents[0].keys()
-    assert report["pages_kept"] == 13 and report["dropped"]["page: language"] == 1
-    everything = "".join(document["text"] for document in documents)
+    assert {"text", "source", "lang", "score", "reasons"} <= documents[0].keys()
+    assert report["pages_kept"] == 12 and report["dropped"]["page: language"] == 1
+    held = [json.loads(line) for line in (corpus / "valid.jsonl").read_text().splitlines()]
+    everything = "".join(document["text"] for document in documents + held)
     assert not any(spam in everything for spam in ("百家乐", "ICP备", "(shū)", "<p>", "侵权"))
     assert "运河是一张早期的调度网络" in everything  # from the hacked page or the clean one
 
@@ -167,3 +190,89 @@ def test_the_example_pages_are_what_their_script_writes(tmp_path: Path) -> None:
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == {
         f.name: f.read_bytes() for f in kept.iterdir()
     }
+
+
+def test_bytes_of_any_code_page_are_read() -> None:
+    page = f"<html><head><meta charset=gb2312></head><p>{PROSE}</p>"
+    for encoding in ("gb18030", "utf-8", "utf-8-sig", "utf-16"):
+        assert PROSE in decode(page.encode(encoding)), encoding
+    assert "詩人只能把一個瞬間交給讀者" in decode(
+        "詩人只能把一個瞬間交給讀者，絕句是最短的格律詩。".encode("big5")
+    )
+    assert PROSE in decode(page.replace("gb2312", "utf-8").encode()[:-3] + b"\xe4\xb8" + b"</p>")
+
+
+@pytest.mark.parametrize(
+    ("written", "wrong"),
+    [("utf-8", "latin-1"), ("utf-8", "cp1252"), ("gb18030", "latin-1"), ("utf-8", "gb18030")],
+)
+def test_mojibake_is_undone(written: str, wrong: str) -> None:
+    text = "天气很好，我们去河边散步。"
+    broken = text.encode(written).decode(wrong, "ignore")
+    got, _ = mend(broken)
+    same = sum(one == other for one, other in zip(got, text, strict=False))
+    assert same >= len(text) - 3, got
+
+
+@pytest.mark.parametrize(
+    "text", ["人工智能(AI)技术", "表(a)所示", "国内生产总值（GDP）", "他姓王(men)", "苹果(apple)公司"]
+)
+def test_brackets_that_are_no_readings_stay(text: str) -> None:
+    assert mended(text, None)[1] == 0
+
+
+def test_readings_of_every_kind_go() -> None:
+    assert mended("國(ɡuó)家(jiā)的人們(men)來(lái)了", None) == ("國家的人們來了", 4)
+    assert mended("龟兹（qiū cí）古国", None) == ("龟兹古国", 1)
+    assert mended("國(ㄍㄨㄛˊ)家", None) == ("國家", 1)
+    assert mended("漢字(かんじ)", None) == ("漢字", 1)
+    assert mended("經(jīng)過(guò)內(nèi)藏的訓nèi)練", None)[0] == "經過內藏的訓練"
+
+
+def test_the_whole_article_is_kept_and_the_rubbish_goes() -> None:
+    """On pages with noise that no rule was made from."""
+    import random
+
+    from articles import ARTICLES
+    from hacked import hack, measure
+    from noise import HELD_OUT
+
+    draw, pages, total = random.Random(5), {}, [0, 0, 0, 0]
+    dialogue = [
+        "“你来了？”她问。",
+        "“来了。”",
+        "屋里很静，只有钟在走，谁也不知道接下来该说些什么。",
+        "“坐吧。”",
+    ]
+    verse = ["白日依山尽", "黄河入海流", "欲穷千里目", "更上一层楼"]
+    chinese = [(title, paragraphs) for title, paragraphs in ARTICLES.values() if not title.isascii()]
+    for number in range(24):
+        chosen = draw.sample(chinese, 4)
+        extra = [[], ["一、缘起"], dialogue, verse][number % 4]
+        article = [*chosen[0][1], *extra, *(paragraph for _, more in chosen[1:] for paragraph in more)]
+        pages[f"{number}"] = (chosen[0][0], hack(draw, HELD_OUT, chosen[0][0], article))
+    rows = [{"text": page.raw, "source": source} for source, (_, page) in pages.items()]
+    kept = {document.source: document.text for document in clean_pages(rows, Args(), Ledger())}
+    for source, (title, page) in pages.items():
+        total = [
+            one + other for one, other in zip(total, measure(page, title, kept.get(source, "")), strict=True)
+        ]
+    article_chars, found, kept_chars, noise = total
+    assert found >= 0.98 * article_chars
+    assert noise <= 0.02 * kept_chars
+
+
+def test_the_classifier_tells_prose_from_stuffing() -> None:
+    good, bad = log_odds(Texts([PROSE, "国产精品久久久_亚洲无码_在线观看免费"]))
+    assert good > 1 and bad < -1
+
+
+def test_repetition_is_seen() -> None:
+    once, often = repetition([PROSE, "买一送一，今天最后一天。" * 12])
+    assert once < 0.05 and often > 0.8
+
+
+def test_languages() -> None:
+    assert language(PROSE)[0] == "zh"
+    assert language("The best test of such rules is to read the lines that were thrown away.")[0] == "en"
+    assert language("夜の電気はなぜ安いのでしょうか。発電した電気はためておけません。")[0] == "ja"

@@ -21,9 +21,18 @@ def test_a_task_is_whole_and_names_its_recipe(stage: str) -> None:
     assert msgspec.json.decode(msgspec.json.encode(task), type=type(task)) == task
 
 
-def test_only_a_service_has_replicas_and_only_training_checkpoints() -> None:
+def test_only_a_service_has_replicas_and_long_stages_checkpoint() -> None:
     assert [stage for stage in RECIPES if recipe_task(stage, {}).replicas] == ["serve"]
-    assert [stage for stage in RECIPES if recipe_task(stage, {}).checkpoint] == ["pretrain"]
+    assert [stage for stage in RECIPES if recipe_task(stage, {}).checkpoint] == [
+        "pretrain",
+        "sft",
+        "reward",
+        "dpo",
+        "rlhf",
+        "evaluate",
+        "quantise",
+        "index",
+    ]
 
 
 def test_more_steps_are_estimated_to_take_longer() -> None:

@@ -17,9 +17,18 @@ from suan.grid.job import Task
 
 RECIPES: dict[str, str] = {
     "corpus": "suan.recipes.corpus",
+    "annotate": "suan.recipes.annotate",
     "tokenizer": "suan.recipes.tokenizer",
     "pretrain": "suan.recipes.pretrain",
+    "sft": "suan.recipes.sft",
+    "reward": "suan.recipes.reward",
+    "dpo": "suan.recipes.dpo",
+    "rlhf": "suan.recipes.rlhf",
     "evaluate": "suan.recipes.evaluate",
+    "leaderboard": "suan.recipes.leaderboard",
+    "blind": "suan.recipes.blind",
+    "quantise": "suan.recipes.quantise",
+    "index": "suan.recipes.index",
     "serve": "suan.recipes.serve",
 }
 

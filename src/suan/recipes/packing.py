@@ -1,37 +1,64 @@
 """Documents as rows of tokens: which tokens step N trains on is a function of seed and N alone.
 
 Knows chat and plain rendering, packing and order. Holds no position: resuming needs only the number of the
-step.
+step. Tokens lie in a file that ranks of a node share; memory holds a few numbers a document.
 """
 
 import hashlib
+import itertools
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from suan.recipes.runtime import write_json
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+_AT_ONCE = 1000  # documents
+
+
+def write_tokens(
+    folder: Path, documents: Iterable[dict[str, Any]], tokenizer: Any, chat_ratio: float
+) -> None:
+    """Tokenises documents into `folder`, one after another: `tokens.bin`, `ends.npy` and `about.json`."""
+    import numpy as np
+
+    folder.mkdir(parents=True, exist_ok=True)
+    digest, text_bytes, lengths = hashlib.blake2b(digest_size=16), 0, []
+    remaining = iter(documents)
+    with (folder / "tokens.bin").open("wb") as out:
+        while some := list(itertools.islice(remaining, _AT_ONCE)):
+            texts = [render(document, tokenizer, chat_ratio) for document in some]
+            encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+            text_bytes += sum(len(text.encode()) for text in texts)
+            lengths += [len(ids) for ids in encoded]
+            packed = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.int32).tobytes()
+            digest.update(packed)
+            out.write(packed)
+    np.save(folder / "ends.npy", np.cumsum(lengths, dtype=np.int64))
+    write_json(folder / "about.json", {"bytes": text_bytes, "digest": digest.hexdigest()})
+
 
 class Documents:
-    """Tokenised documents, one after another, with the bytes of text they stand for."""
+    """What `write_tokens` wrote: tokens, where each document ends, and the bytes of text they stand for."""
 
-    def __init__(self, documents: Iterable[dict[str, Any]], tokenizer: Any, chat_ratio: float) -> None:
+    def __init__(self, folder: Path) -> None:
         import numpy as np
 
-        texts = [render(document, tokenizer, chat_ratio) for document in documents]
-        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        self.bytes = sum(len(text.encode()) for text in texts)
-        self.tokens = np.fromiter((token for ids in encoded for token in ids), dtype=np.int32)
-        self.ends = np.cumsum([len(ids) for ids in encoded], dtype=np.int64)
+        about = json.loads((folder / "about.json").read_text("utf-8"))
+        self.bytes: int = about["bytes"]
+        # Names exactly these tokens in this order: a checkpoint made from others cannot be resumed.
+        self.digest: str = about["digest"]
+        self.ends = np.load(folder / "ends.npy")
+        file = folder / "tokens.bin"
+        empty = np.empty(0, dtype=np.int32)  # an empty file cannot be mapped
+        self.tokens = np.memmap(file, dtype=np.int32, mode="r") if file.stat().st_size else empty
 
     def __len__(self) -> int:
         return len(self.ends)
-
-    @property
-    def digest(self) -> str:
-        """Names exactly these tokens in this order: a checkpoint made from others cannot be resumed."""
-        return hashlib.blake2b(self.tokens.tobytes(), digest_size=16).hexdigest()
 
 
 def render(document: dict[str, Any], tokenizer: Any, chat_ratio: float) -> str:
@@ -53,7 +80,6 @@ class Rows:
         self._length = length
         self._seed = seed
         self._epoch = -1
-        self._stream = documents.tokens
         self.documents = len(documents)
         self.digest = documents.digest
         self.per_epoch = max(0, (len(documents.tokens) - 1) // length)
@@ -65,16 +91,28 @@ class Rows:
         return np.stack([self._row(step * rows + offset) for offset in range(rows)])
 
     def _row(self, index: int) -> "npt.NDArray[np.int32]":
+        import numpy as np
+
         epoch, place = divmod(index, self.per_epoch)
         if epoch != self._epoch:
-            self._stream, self._epoch = self._shuffled(epoch), epoch
-        start = place * self._length
-        return self._stream[start : start + self._length + 1]
+            self._shuffle(epoch)
+        ends, tokens = self._documents.ends, self._documents.tokens
+        position, wanted = place * self._length, self._length + 1
+        rank = int(np.searchsorted(self._bounds, position, side="right"))
+        parts = []
+        while wanted:
+            document, before = self._order[rank], self._bounds[rank]
+            last = min(ends[document], ends[document] - before + position + wanted)
+            parts.append(tokens[ends[document] - before + position : last])
+            position, wanted, rank = position + len(parts[-1]), wanted - len(parts[-1]), rank + 1
+        return np.concatenate(parts)
 
-    def _shuffled(self, epoch: int) -> "npt.NDArray[np.int32]":
+    def _shuffle(self, epoch: int) -> None:
+        """The epoch's order of documents, and where each ends in it."""
         import numpy as np
 
         ends = self._documents.ends
-        starts = np.concatenate(([0], ends[:-1]))
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(ends))
-        return np.concatenate([self._documents.tokens[starts[index] : ends[index]] for index in order])
+        lengths = np.diff(ends, prepend=0)
+        self._order = np.random.default_rng([self._seed, epoch]).permutation(len(ends))
+        self._bounds = np.cumsum(lengths[self._order])
+        self._epoch = epoch

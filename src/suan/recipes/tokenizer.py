@@ -33,7 +33,11 @@ CHAT_TEMPLATE = (
     "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-_HAN_RUN = re.compile("[㐀-鿿\U00020000-\U0003ffff]+")
+_HAN = "㐀-鿿\U00020000-\U0003ffff"
+_HAN_RUN = re.compile(f"[{_HAN}]+")
+# What is measured by script: Chinese with its punctuation, English words with what stands between them.
+_CHINESE_RUN = re.compile(f"[{_HAN}\u3000-\u303f\uff00-\uffef]+")
+_ENGLISH_RUN = re.compile(r"[A-Za-z](?:[ -~]*[A-Za-z.!?])?")
 
 
 class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,7 +95,7 @@ def _pieces(folder: Path, han_run: int) -> Iterator[str]:
     Chinese has no spaces, so a whole clause would be one word: slow to learn from, and full of chance
     phrases.
     """
-    cut = re.compile(f"[㐀-鿿\U00020000-\U0003ffff]{{1,{han_run}}}")
+    cut = re.compile(f"[{_HAN}]{{1,{han_run}}}")
     for document in read_documents(folder, "train-*.jsonl"):
         messages = document.get("messages") or ()
         yield from (message["role"] for message in messages)  # every chat spells them: worth a token each
@@ -140,7 +144,10 @@ def train(folder: Path, args: Args) -> Any:
 
 
 def measure(tokenizer: Any, texts: list[str]) -> dict[str, float]:
-    """Bytes and characters a token, and the part of the texts that come back exactly."""
+    """Bytes and characters a token, in all and by script, and the part of the texts that come back exactly.
+
+    A script that the texts do not have is left out.
+    """
     import unicodedata
 
     encoded = tokenizer(texts)["input_ids"]
@@ -149,12 +156,18 @@ def measure(tokenizer: Any, texts: list[str]) -> dict[str, float]:
         tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
         for ids, text in zip(encoded, texts, strict=True)
     )
-    return {
+    numbers: dict[str, float] = {
         "bytes_per_token": sum(len(text.encode()) for text in texts) / tokens,
         "characters_per_token": sum(map(len, texts)) / tokens,
         "round_trip_exact_ratio": exact / max(1, len(texts)),
         "vocab_size": len(tokenizer),
     }
+    for script, run in (("chinese", _CHINESE_RUN), ("english", _ENGLISH_RUN)):
+        runs = [found for text in texts for found in run.findall(text)]
+        if runs:
+            pieces = sum(map(len, tokenizer(runs)["input_ids"]))
+            numbers[f"{script}_bytes_per_token"] = sum(len(piece.encode()) for piece in runs) / pieces
+    return numbers
 
 
 def _body(context: Context[Args]) -> int:

@@ -18,6 +18,18 @@ from suan.grid.error import NotNow, SuanError
 
 Json = dict[str, Any]
 SUMMARY = "summary.json"
+# Of each recipe: how a measured quality is called, its metric, and the metric of what the stage began with.
+_QUALITIES = {
+    "pretrain": (("validation loss", "val_loss", "first_val_loss"),),
+    "sft": (("validation loss", "val_loss", "first_val_loss"),),
+    "reward": (("pairs in the right order", "accuracy", ""),),
+    "rlhf": (
+        ("form correct", "form_correct", "before_form_correct"),
+        ("reward", "reward", "before_reward"),
+        ("wins against sft", "win_reward", ""),
+    ),
+    "quantise": (("perplexity", "perplexity", "base_perplexity"),),
+}
 
 
 def evaluation(client: Client, jobs: list[Json], folder: Path) -> str:
@@ -71,6 +83,8 @@ def summarise(client: Client, jobs: list[Json], more: Json) -> Json:
                 "energy_source": "measured" if bill["energy_measured_ratio"] >= 1 else "modelled",
                 "moved_bytes": bill["moved_bytes"],
                 "cost_microyuan": bill["total_microyuan"],
+                "tokens_per_s": (job.get("progress") or {}).get("tokens_per_s"),
+                "quality": quality(job["task"]["recipe"], job["metrics"]),
                 "metrics": job["metrics"],
                 "outputs": job["outputs"],
             }
@@ -78,6 +92,16 @@ def summarise(client: Client, jobs: list[Json], more: Json) -> Json:
     counted = ("seconds", "device_s", "kwh", "moved_bytes", "cost_microyuan")
     totals = {name: sum(stage[name] for stage in stages) for name in counted}
     return {"version": __version__, "stages": stages, "totals": totals, **more}
+
+
+def quality(recipe: str, metrics: Json) -> str:
+    """What the stage is judged by, before and after; "" for a stage that judges nothing."""
+    said = []
+    for name, after, before in _QUALITIES.get(recipe, ()):
+        if after in metrics:
+            began = f"{metrics[before]:.3g} → " if before in metrics else ""
+            said.append(f"{name} {began}{metrics[after]:.3g}")
+    return ", ".join(said)
 
 
 def write_summary(state: Path, summary: Json) -> Path:
@@ -89,19 +113,18 @@ def write_summary(state: Path, summary: Json) -> Path:
 def summary_text(summary: Json) -> str:
     """The stages as a table, then the totals."""
     rows = [
-        (s["stage"], s["site"], s["phase"], s["seconds"], f"{s['device_s']:g}",
-         f"{s['kwh']:.6f}", s["energy_source"],
-         f"{s['cost_microyuan'] / 1e6:.6f}", metrics_text(dict(list(s["metrics"].items())[:2])))
+        (s["stage"], s["site"], s["seconds"], f"{s['tokens_per_s']:,.0f}" if s["tokens_per_s"] else "",
+         f"{s['kwh']:.6f}", s["energy_source"], f"{s['cost_microyuan'] / 1e6:.6f}", s["quality"])
         for s in summary["stages"]
     ]  # fmt: skip
-    headings = ("stage", "site", "phase", "seconds", "device-s", "kWh", "kWh are", "CNY", "metrics")
+    headings = ("stage", "site", "seconds", "tokens/s", "kWh", "kWh are", "CNY", "before → after")
     totals = summary["totals"]
     money = f"{totals['cost_microyuan'] / 1e6:.6f} CNY"
     used = f"{totals['device_s']:g} device-seconds, {totals['kwh']:.6f} kWh"
     took = f"{summary['wall_s']:.0f} s in all, {summary['restarts']} restarts"
     said = f"{used}, {totals['moved_bytes']} bytes moved, {money}; {took}"
     return (
-        f"{render.table(headings, rows, right='seconds device-s kWh CNY')}\n{render.paint(said, render.BOLD)}"
+        f"{render.table(headings, rows, right='seconds tokens/s kWh CNY')}\n{render.paint(said, render.BOLD)}"
     )
 
 

@@ -1,0 +1,7 @@
+"""`python -m suan.recipes.corpus`."""
+
+import sys
+
+from suan.recipes.corpus import main
+
+sys.exit(main())

@@ -1,0 +1,271 @@
+"""Which lines of a page are its article: rules that give a reason, then the run of lines that reads as one.
+
+Knows lines and their neighbours. Document filters made for clean crawls keep a hacked page whole or drop it
+whole; here each line is judged with what stands around it, so that a heading, a verse or an answer of two
+words stays with its article, and the same words in a list of links go.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from suan.recipes.corpus import lexicon
+from suan.recipes.corpus.codes import COMMA, DIGIT, HAN, LETTER, SEPARATOR, SPACE, STRANGE, Texts
+from suan.recipes.corpus.page import Line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+REASONS = (
+    "kept",
+    "markup",
+    "destroyed",
+    "spam",
+    "navigation",
+    "boilerplate",
+    "counter",
+    "aside",
+    "off the article",
+    "repeated in page",
+)
+KEPT, MARKUP, DESTROYED, SPAM, NAVIGATION, BOILERPLATE, COUNTER, ASIDE, OFF, REPEATED = range(len(REASONS))
+
+_STRANGE_RATIO = 0.15
+_SWITCH = 2.0  # what it costs to leave the article or to come back to it, in log odds
+_TITLE_LINES = 8
+_TITLE_OVERLAP = 0.5
+
+
+class Judged:
+    """Lines of many pages with what the rules and the classifier say of each."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        import numpy as np
+
+        from suan.recipes.corpus.quality import log_odds
+
+        self.texts = [line.text for line in lines]
+        codes = Texts(self.texts)
+        counts = codes.counts()
+        self.length = np.maximum(1, counts.sum(1))
+        self.han = counts[:, HAN] + counts[:, STRANGE]
+        self.counts = counts
+        # What a Chinese character says takes about three Latin letters.
+        self.size = np.where(self.han * 3 > self.length, self.length, self.length / 3)
+        self.link = np.array([line.link_ratio for line in lines])
+        self.aside = np.array([line.is_aside for line in lines], bool)
+        self.heading = np.array([line.is_heading for line in lines], bool)
+        self.quality = log_odds(codes)
+        self._match()
+        self.reason = self._reasons()
+        self.evidence = self._evidence()
+
+    def _match(self) -> None:
+        import numpy as np
+        import polars as pl
+
+        line = pl.col("line")
+        spam, innocent = pl.lit(lexicon.SPAM), pl.lit(lexicon.INNOCENT)
+        matched = pl.DataFrame({"line": self.texts}, schema={"line": pl.String}).select(
+            spam=line.str.extract_all(spam).list.join("").str.len_chars(),
+            hits=line.str.count_matches(spam),
+            innocent=line.str.count_matches(innocent),
+            **{
+                name: line.str.contains(pattern)
+                for name, pattern in (
+                    ("ends", lexicon.SENTENCE_END),
+                    ("notice", lexicon.NOTICE),
+                    ("marker", lexicon.MARKER),
+                    ("counter", lexicon.COUNTER),
+                    ("clock", lexicon.CLOCK),
+                    ("head", lexicon.DOCUMENT_HEAD),
+                    ("numbered", lexicon.NUMBERED),
+                    ("speaker", lexicon.SPEAKER),
+                    ("code", lexicon.CODE),
+                )
+            },
+            accented=line.str.count_matches(
+                r"[\x{c0}-\x{24f}\x{370}-\x{1fff}\x{3040}-\x{30ff}\x{ac00}-\x{d7af}]"
+            ),
+            listed=line.str.count_matches(lexicon.LISTED),
+            mojibake=line.str.count_matches(lexicon.MOJIBAKE),
+        )
+        self.is_ = {name: matched[name].to_numpy() for name in matched.columns}
+        self.prose = self.is_["ends"] & (self.size >= 20) & (self.is_["listed"] * 10 < self.length)
+        self.is_["spam_ratio"] = self.is_["spam"] / np.maximum(1, self.length - self.counts[:, SPACE])
+
+    def _reasons(self) -> "np.ndarray[Any, Any]":
+        import numpy as np
+
+        is_, size, length = self.is_, self.size, self.length
+        telling = is_["hits"] - is_["innocent"]
+        spam = (
+            ((is_["spam_ratio"] >= 0.25) & (is_["hits"] >= 2) & (telling >= 1))
+            | ((is_["spam_ratio"] >= 0.12) & (is_["hits"] >= 3) & (telling >= 1) & (self.quality < 0))
+            | (~is_["ends"] & (telling >= 1) & (self.quality < -0.5))
+            | ((telling >= 1) & (self.quality < -1.2))
+        )
+        holes = is_["listed"]
+        separators = self.counts[:, SEPARATOR]
+        listed = (self.han > 0) & (holes >= 3) & (holes * 12 >= self.han) & ~(is_["ends"] & (size >= 60))
+        listed &= ~((self.counts[:, LETTER] > self.han) | is_["numbered"] | (self.quality > 0.8))
+        navigation = (separators >= 2) & (separators * 14 >= length) & ~is_["ends"] & ~is_["numbered"]
+        navigation |= listed & (self.quality < 0.3)
+        navigation |= (self.link > 0.6) & (self.quality < 0) & ~self.prose
+        strange = self.counts[:, STRANGE] / np.maximum(1, self.han)
+        destroyed = (strange > _STRANGE_RATIO) & (self.han >= 6) & (self.counts[:, STRANGE] >= 2)
+        destroyed |= (is_["mojibake"] >= 2) & (is_["mojibake"] * 25 >= length)
+        said = self.counts[:, LETTER] + self.counts[:, DIGIT] + self.han
+        short_notice = is_["notice"] & (size < 90) & ((self.quality < 0.4) | (size < 24))
+        counter = is_["counter"] & (self.counts[:, DIGIT] > 0) & (is_["clock"] | (self.quality < -0.5))
+        counter |= (is_["clock"] & (size < 50) & (self.quality < 0)) | (is_["head"] & (size < 60))
+        return np.select(
+            [
+                is_["code"] & (self.han * 4 < length),
+                destroyed,
+                spam,
+                navigation,
+                is_["marker"] | short_notice,
+                counter | (said == 0),
+                self.aside & ~(self.prose & (self.link < 0.3) & (self.quality > 1)),
+            ],
+            [MARKUP, DESTROYED, SPAM, NAVIGATION, BOILERPLATE, COUNTER, ASIDE],
+            KEPT,
+        ).astype(np.int8)
+
+    def _evidence(self) -> "np.ndarray[Any, Any]":
+        """For every line, the log odds that it stands inside the article, its neighbours apart."""
+        import numpy as np
+
+        is_ = self.is_
+        # The classifier knows Chinese and English; other languages are for the language rule to judge.
+        foreign = (self.han == 0) & (self.is_["accented"] * 120 > self.length)
+        read = np.clip(np.where(foreign, np.maximum(0, self.quality), self.quality), -2, 2)
+        odds = np.where(
+            self.prose,
+            np.minimum(5, 0.4 + self.size / 25) + np.where(read < 0, 1.5, 1) * read,
+            np.where(is_["ends"], 0.3 + 0.8 * read, -0.7 + 0.6 * read),
+        )
+        commas = self.counts[:, COMMA]
+        odds += np.where(~is_["ends"] & (self.size > 40) & (commas >= 2), 1.5, 0)
+        odds += np.where((is_["numbered"] | is_["speaker"]) & (self.link < 0.5), 0.6, 0)
+        odds -= np.where(self.link > 0.6, 2.5, 0)
+        odds -= np.where((is_["hits"] > 0) & ~self.prose, 0.5, 0)
+        odds = np.where(self.reason != KEPT, -1.0, odds)
+        return np.where(is_["marker"], -6.0, odds)
+
+
+def article(judged: Judged, first: int, last: int, title: str) -> None:
+    """Settles `judged.reason` for the lines of one page, `first` to `last`."""
+    reason = judged.reason[first:last]
+    _expect_one_script(judged, first, last)
+    inside = _best_run(judged, first, last)
+    for here, is_inside in enumerate(inside):
+        if reason[here] == KEPT and not is_inside:
+            reason[here] = OFF
+    _drop_strangers(judged, first, last)
+    _drop_repeated(judged.texts[first:last], reason)
+    _add_title(judged, first, last, title)
+
+
+def _expect_one_script(judged: Judged, first: int, last: int) -> None:
+    """A short line in Latin letters on a page in Chinese, or the other way round, is rarely its article."""
+    import numpy as np
+
+    here = slice(first, last)
+    prose = judged.prose[here] & (judged.reason[here] == KEPT)
+    is_chinese = judged.han[here] * 4 > judged.length[here]
+    characters = np.where(prose, judged.size[here], 0)
+    share = float(characters[is_chinese].sum() / max(1.0, characters.sum()))
+    if share > 0.8 or share < 0.2:
+        other = (is_chinese != (share > 0.5)) & (judged.size[here] < 60) & ~judged.is_["numbered"][here]
+        judged.evidence[here] -= np.where(other & prose, 2.0, np.where(other, 0.5, 0.0))
+
+
+def _drop_strangers(judged: Judged, first: int, last: int) -> None:
+    """Short lines amid an article that read much worse than the rest of it: advertisements, prompts."""
+    import numpy as np
+
+    here = slice(first, last)
+    kept = judged.reason[here] == KEPT
+    if not (kept & judged.prose[here]).any():
+        return
+    usual = float(np.median(judged.quality[here][kept & judged.prose[here]]))
+    strange = judged.quality[here] < min(-0.6, usual - 1.8)
+    short = judged.size[here] < 32
+    judged.reason[here][kept & strange & short & ~judged.is_["numbered"][here]] = OFF
+
+
+def _verse(judged: Judged, first: int, last: int) -> list[bool]:
+    """Lines in a run of three or more of one length: verse, which needs no full stops."""
+    lengths = judged.han[first:last].tolist()
+    clean = [
+        reason == KEPT and link < 0.5 and 2 <= length <= 24
+        for reason, link, length in zip(
+            judged.reason[first:last], judged.link[first:last], lengths, strict=True
+        )
+    ]
+    found = [False] * len(lengths)
+    for here in range(len(lengths) - 2):
+        run = range(here, here + 3)
+        if all(clean[index] for index in run) and len({lengths[index] for index in run}) == 1:
+            for index in run:
+                found[index] = True
+    return found
+
+
+def _best_run(judged: Judged, first: int, last: int) -> list[bool]:
+    """Whether each line is inside the article: the likeliest path through inside and outside (Viterbi)."""
+    evidence = judged.evidence[first:last].tolist()
+    verse = _verse(judged, first, last)
+    inside, outside = -_SWITCH / 2, 0.0
+    came_from: list[tuple[bool, bool]] = []
+    for odds, is_verse in zip(evidence, verse, strict=True):
+        if is_verse:
+            odds = max(odds, 0.3)
+        stay, enter = inside, outside - _SWITCH
+        leave, keep_out = inside - _SWITCH, outside
+        came_from.append((stay >= enter, leave > keep_out))
+        inside, outside = max(stay, enter) + odds, max(leave, keep_out)
+    path, state = [], inside > outside
+    for from_inside_in, from_inside_out in reversed(came_from):
+        path.append(state)
+        state = from_inside_in if state else from_inside_out
+    return path[::-1]
+
+
+def _drop_repeated(texts: Sequence[str], reason: "np.ndarray[Any, Any]") -> None:
+    """A long line that stands in the page twice is kept once; a refrain is short."""
+    seen: set[str] = set()
+    for here, text in enumerate(texts):
+        if reason[here] == KEPT and len(text) >= 24:
+            if text in seen:
+                reason[here] = REPEATED
+            seen.add(text)
+
+
+def _add_title(judged: Judged, first: int, last: int, title: str) -> None:
+    """The heading above the article belongs to it: the line nearest above that says what the article says."""
+    reason = judged.reason[first:last]
+    kept = [here for here in range(last - first) if reason[here] == KEPT]
+    if not kept:
+        return
+    body = "".join(judged.texts[first + here] for here in kept[:40])
+    for here in range(kept[0] - 1, max(-1, kept[0] - 1 - _TITLE_LINES), -1):
+        text = judged.texts[first + here]
+        if reason[here] not in (OFF, NAVIGATION, ASIDE) or not 3 <= len(text) <= 80:
+            continue
+        if judged.is_["marker"][first + here] or judged.is_["hits"][first + here] > 1:
+            continue
+        named = len(text) >= 4 and title.startswith(text)
+        if named or (reason[here] == OFF and _overlap(text, body) >= _TITLE_OVERLAP):
+            reason[here] = KEPT
+            return
+
+
+def _overlap(text: str, body: str) -> float:
+    """The part of a line's character pairs (words, where it is in Latin letters) that the article has."""
+    if text.isascii():
+        words = [word for word in text.lower().split() if len(word) > 3]
+        return sum(word in body.lower() for word in words) / len(words) if len(words) > 1 else 0.0
+    pairs = [text[index : index + 2] for index in range(len(text) - 1)]
+    return sum(pair in body for pair in pairs) / len(pairs)
