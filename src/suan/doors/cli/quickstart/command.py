@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from suan.doors.cli.quickstart import report, world
+from suan.doors.cli.quickstart.chat import chat, check_finished
 from suan.doors.cli.quickstart.machines import Machines, read_json, write_json
 from suan.doors.cli.quickstart.screen import Screen, heading, open_screen, terminal
 from suan.doors.cli.quickstart.story import Story, is_service
@@ -37,6 +38,7 @@ _MARK = "quickstart.json"  # says that a folder is the quickstart's own, and may
     "--fresh", "again", flag_value="fresh", help="Start over; what is in the state folder is removed."
 )
 @click.option("--stop", is_flag=True, help="Only stop what an earlier --keep left running.")
+@click.option("--chat", "talks", is_flag=True, help="Serve the finished model again and talk to it.")
 @click.option(
     "--json",
     "as_json",
@@ -44,11 +46,18 @@ _MARK = "quickstart.json"  # says that a folder is the quickstart's own, and may
     help="The summary as JSON on standard output, the rest on standard error.",
 )
 def quickstart(
-    *, pipeline: Path | None, state: Path | None, keep: bool, again: str | None, stop: bool, as_json: bool
+    *,
+    pipeline: Path | None,
+    state: Path | None,
+    keep: bool,
+    again: str | None,
+    stop: bool,
+    talks: bool,
+    as_json: bool,
 ) -> int:
     """A grid, two sites and one model's life on this machine: raw text, tokens, training, a poem and a bill.
 
-    Takes about five minutes on two cores and needs no network. Ctrl-C stops everything; run again, it
+    Takes about ten minutes on two cores and needs no network. Ctrl-C stops everything; run again, it
     resumes.
     """
     folder = (state or Path("state/quickstart")).absolute()
@@ -56,6 +65,8 @@ def quickstart(
     with screen, _alone(folder):
         if stop:
             return _stop(Machines(folder, screen.say), screen)
+        if talks:
+            return _talk(folder, screen)
         root = world.checkout_root()
         if _starts_over(folder, again):
             _empty(folder, screen)
@@ -174,6 +185,18 @@ class _Play:
             "wall_s": round(float(self._before.get("wall_s", 0)) + time.monotonic() - self._began_s, 1),
         }
         write_json(self._state / "counts.json", counts)
+
+
+def _talk(folder: Path, screen: Screen) -> int:
+    """Grid and sites up again, a conversation, everything down."""
+    check_finished(folder)
+    machines = Machines(folder, screen.say)
+    try:
+        chat(machines.start(), Story(folder, machines, screen), screen)
+    finally:
+        with _not_interrupted():
+            _stop(machines, screen)
+    return 0
 
 
 def _stop(machines: Machines, screen: Screen) -> int:

@@ -6,6 +6,7 @@ Knows the prompt that the corpus taught. Does not know where the model runs: the
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from suan.grid.error import NotNow
 
@@ -15,9 +16,20 @@ _PATIENCE_S = 90.0
 
 
 def write_poem(url: str, key: str, model: str, told: Callable[[str], None]) -> str:
-    """The poem; its pieces are `told` as they stream in. A service on its way up, or back, is waited for.
+    """The poem; its pieces are `told` as they stream in.
 
-    Raises: NotNow `no_poem`.
+    Raises: NotNow `no_answer`.
+    """
+    return write_answer(url, key, model, [{"role": "user", "content": PROMPT}], told)
+
+
+def write_answer(
+    url: str, key: str, model: str, messages: list[dict[str, Any]], told: Callable[[str], None]
+) -> str:
+    """What the model answers; its pieces are `told` as they stream in. A service on its way up, or back, is
+    waited for.
+
+    Raises: NotNow `no_answer`.
     """
     import openai
 
@@ -30,7 +42,7 @@ def write_poem(url: str, key: str, model: str, told: Callable[[str], None]) -> s
         try:
             stream = client.chat.completions.create(
                 model=model,
-                messages=[{"role": "user", "content": PROMPT}],
+                messages=messages,  # type: ignore[arg-type]
                 stream=True,
                 max_tokens=MAX_TOKENS,
                 temperature=0.7,
@@ -45,6 +57,8 @@ def write_poem(url: str, key: str, model: str, told: Callable[[str], None]) -> s
         except openai.OpenAIError as error:
             trouble = str(error)
         if time.monotonic() > deadline_s:
-            raise NotNow("no_poem", f"{model} wrote no poem: {trouble}", hint="make quickstart ARGS=--resume")
+            raise NotNow(
+                "no_answer", f"{model} wrote nothing: {trouble}", hint="make quickstart ARGS=--resume"
+            )
         told("\n" if pieces else "")
         time.sleep(1.0)
