@@ -35,9 +35,7 @@ def chat(client: Client, story: Story, screen: Screen) -> None:
     try:
         jobs = story.follow(client, [job["id"]])
         model = jobs[0]["task"]["name"]
-        screen.say(
-            f"talk to {model}; an empty line or Ctrl-D ends it. It knows one kind of wish: 写一首五言绝句：春夜"
-        )
+        screen.say(f"talk to {model}; an empty line or Ctrl-D ends it. It has learnt such wishes: {PROMPT}")
         while question := _line():
             write_answer(client.url, client.key, model, _asked(question), screen.write)
             screen.say("")
