@@ -31,7 +31,8 @@ class Driver:
         self._log = log
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SUAN_")}
         environment |= {"OMP_NUM_THREADS": "1", "HOME": str(state.parent)}
-        command = [sys.executable, "-m", "suan.doors.cli.quickstart", "--pipeline", "examples/poet/tiny-life.yaml"]
+        pipeline = ("--pipeline", "examples/poet/tiny-life.yaml")
+        command = [sys.executable, "-m", "suan.doors.cli.quickstart", *pipeline]
         with open(log, "wb") as output:
             self.process = subprocess.Popen(
                 [*command, "--state", str(state), *options],

@@ -103,7 +103,7 @@ def _body(context: Context[Args]) -> int:
     write_model(context, trained(trainer), tokenizer)
     if context.rank == 0:
         describe(context, "Trained by DPO on preferences by `suan`.", results)
-        context.metrics(**results, seconds=time.monotonic() - started_s)
+        context.metrics(**results, **run.pace(), seconds=time.monotonic() - started_s)
     return 0
 
 

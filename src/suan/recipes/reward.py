@@ -140,7 +140,7 @@ def _body(context: Context[Args]) -> int:
         describe(
             context, "A reward model, learnt from preferences by `suan`: one number for an answer.", results
         )
-        context.metrics(**results, seconds=time.monotonic() - started_s)
+        context.metrics(**results, **run.pace(), seconds=time.monotonic() - started_s)
     return 0
 
 

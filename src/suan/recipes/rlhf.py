@@ -263,6 +263,7 @@ def measure(
         "quality": looks[-1]["quality"],
         "before_quality": looks[0]["quality"],
         "parted_at_step": numbers.get("parted_at_step", 0),
+        "tokens_per_s": numbers.get("tokens_per_s", 0.0),
         "prompts": len(rows),
     }
 

@@ -256,12 +256,13 @@ class Reporting:
     def __init__(self, context: Context[Any], shown: dict[str, str], numbers: dict[str, Any]) -> None:
         self._context, self._shown, self._numbers = context, shown, numbers
         self._sums: dict[str, list[float]] = {}
-        self._reported_s = 0.0
+        self._began_s = self._reported_s = 0.0
         self._tokens: float | None = None
+        self._counted = 0.0  # tokens since this run began, resumed or not
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         phase = "resumed" if state.global_step else "train"
-        self._reported_s = time.monotonic()
+        self._began_s = self._reported_s = time.monotonic()
         self._tokens = None if state.global_step else 0.0
         self._context.progress.write(step=state.global_step, total=args.max_steps, phase=phase)
 
@@ -279,6 +280,8 @@ class Reporting:
         if tokens is not None:
             if self._tokens is not None:
                 numbers["tokens_per_s"] = round((tokens - self._tokens) / max(1e-9, now_s - self._reported_s))
+                self._counted += tokens - self._tokens
+                self._numbers["tokens_per_s"] = self._counted / max(1e-9, now_s - self._began_s)
             self._tokens = tokens
         self._context.progress.write(step=state.global_step, total=args.max_steps, phase="train", **numbers)
         self._sums.clear()
@@ -350,6 +353,10 @@ class Run:
         for one in self._callbacks:
             trainer.add_callback(one)
         return trainer
+
+    def pace(self) -> dict[str, float]:
+        """Tokens a second since this run began, by `tokens_per_s`; nothing where the trainer counts none."""
+        return {name: pace for name, pace in self.numbers.items() if name == "tokens_per_s"}
 
     def train(self, trainer: Any) -> bool:
         """False when the site asked to stop first; the checkpoint to go on from is then whole."""

@@ -83,7 +83,7 @@ def summarise(client: Client, jobs: list[Json], more: Json) -> Json:
                 "energy_source": "measured" if bill["energy_measured_ratio"] >= 1 else "modelled",
                 "moved_bytes": bill["moved_bytes"],
                 "cost_microyuan": bill["total_microyuan"],
-                "tokens_per_s": (job.get("progress") or {}).get("tokens_per_s"),
+                "tokens_per_s": ({**(job.get("progress") or {}), **job["metrics"]}).get("tokens_per_s"),
                 "quality": quality(job["task"]["recipe"], job["metrics"]),
                 "metrics": job["metrics"],
                 "outputs": job["outputs"],
