@@ -15,7 +15,7 @@ WIDTH = 132
 STYLES = {
     r"^➤.*": "bold green",
     r"^(why|chosen): ": "cyan",
-    r"^(corpus|tokenizer|pretrain|evaluate|serve)\b": "bold",
+    r"^(corpus|tokenizer|pretrain|alignment|sft|reward|rlhf|evaluate|quantise|serve)\b": "bold",
     r"^(bill|evaluation|stages|next)$": "bold magenta",
     r"considered bids$": "bold magenta",
     r"^a poem .*": "bold magenta",

@@ -26,7 +26,6 @@ from verse_lexicon import han, rhymes_of, tones_of
 
 KNOWN_RATIO = 4.0  # so much better known counts as preferred
 KNOWN_SHARE = 0.2  # of the preferences
-COMMON = 5  # a spoilt poem is not given away by a character that hardly occurs
 Poem = dict[str, Any]
 
 
@@ -75,10 +74,8 @@ class Spoiler:
     def __init__(self, answers: list[str], lexicon: dict[str, dict[str, Any]], draw: random.Random) -> None:
         self._draw = draw
         self._tones, self._rhymes = lexicon["tones"], lexicon["rhymes"]
-        counts = Counter(character for answer in answers for character in han(answer))
-        self._characters = sorted(character for character, count in counts.items() if count >= COMMON) or [
-            *counts
-        ]
+        self._counts = Counter(character for answer in answers for character in han(answer))
+        self._characters = sorted(self._counts)
         self._verses: dict[int, list[str]] = {}
         for answer in answers:
             for couplet in verses(answer):
@@ -100,6 +97,11 @@ class Spoiler:
         self.rules[kind](couplets)
         return kind, written(couplets)
 
+    def _any_of(self, characters: list[str]) -> str:
+        """One of them, as often as poems use it: a spoilt poem is not given away by rare characters."""
+        characters = characters or self._characters
+        return self._draw.choices(characters, [self._counts[one] for one in characters])[0]
+
     def _place(self, couplets: list[list[str]]) -> tuple[list[str], int]:
         return self._draw.choice(couplets), self._draw.randrange(2)
 
@@ -112,7 +114,7 @@ class Spoiler:
         """A verse loses or gains a character."""
         couplet, side = self._place(couplets)
         verse, place = couplet[side], self._draw.randrange(len(couplet[side]))
-        more = self._draw.choice(self._characters) if self._draw.random() < 0.5 else ""
+        more = self._any_of(self._characters) if self._draw.random() < 0.5 else ""
         couplet[side] = verse[:place] + (more + verse[place] if more else "") + verse[place + 1 :]
 
     def rhyme(self, couplets: list[list[str]]) -> None:
@@ -121,7 +123,7 @@ class Spoiler:
         tone, group = self._tones.get(verse[-1]), self._rhymes.get(verse[-1])
         others = [one for one in self._characters if self._tones.get(one) == tone]
         others = [one for one in others if self._rhymes.get(one) not in (group, None)]
-        couplets[-1][1] = verse[:-1] + self._draw.choice(others or self._characters)
+        couplets[-1][1] = verse[:-1] + self._any_of(others)
 
     def tone(self, couplets: list[list[str]]) -> None:
         """The second and fourth character of one verse in each couplet are others, of the opposite tone."""
@@ -131,7 +133,7 @@ class Spoiler:
             for place in (1, 3):
                 mark = self._tones.get(verse[place])
                 others = [one for one in self._characters if self._tones.get(one) not in (mark, None)]
-                verse[place] = self._draw.choice(others or self._characters)
+                verse[place] = self._any_of(others)
             couplet[side] = "".join(verse)
 
     def repeat(self, couplets: list[list[str]]) -> None:

@@ -109,3 +109,13 @@ def test_reward_and_quality_part_when_one_rises_and_the_other_falls(
 ) -> None:
     watch = Watch([], Panel({}, {}, Sampling(8)), {"variety": 1.0}, tolerance=0.2)
     assert watch.parted([{"reward": reward, "quality": quality} for reward, quality in looks]) is parted
+
+
+def test_the_best_look_has_the_most_reward_without_a_loss_of_quality() -> None:
+    watch = Watch([], Panel({}, {}, Sampling(8)), {"variety": 1.0}, tolerance=0.2)
+    looks = [
+        {"step": step, "reward": reward, "quality": quality}
+        for step, (reward, quality) in enumerate([(1.0, 0.9), (1.6, 0.85), (1.4, 0.9), (2.0, 0.4)])
+    ]
+    assert watch.best(looks)["step"] == 1
+    assert watch.best(looks[:1])["step"] == 0

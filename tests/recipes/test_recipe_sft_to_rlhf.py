@@ -240,10 +240,10 @@ def test_a_reward_that_is_hacked_is_stopped_and_the_weights_from_before_are_hand
     args |= {"rewards": {"distinct": -5.0, "model": 0.01}, "learning_rate": 2e-2, "watch_tolerance": 0.1}
     found = run("rlhf", tmp_path, words, args)
     assert abs(found["before_model"]) < 1.5, "in deviations from the mean of held-out answers"
-    assert 0 < found["parted_at_step"] < 60
+    assert found["best_step"] < found["parted_at_step"] < 60
     looks = json.loads((tmp_path / "model" / "comparison.json").read_text())["looks"]
     assert looks[-1]["variety"] < 0.9 * looks[0]["variety"]
-    assert found["variety"] > 0.85 * found["before_variety"]
+    assert found["variety"] > looks[-1]["variety"] + 0.1
 
 
 @pytest.mark.slow

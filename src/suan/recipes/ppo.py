@@ -117,7 +117,7 @@ def train(
         if context.stopping:
             return None
     policy = trained(trainer).policy
-    if run.numbers.get("parted_at_step"):
+    if run.numbers["best_step"] != trainer.state.global_step:
         take_back(good, policy, context.rank)
     write_model(context, policy, tokenizer)
     return run.numbers

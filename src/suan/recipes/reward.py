@@ -44,7 +44,7 @@ KEYS = ("prompt", "chosen", "rejected")
 class Args(Training, frozen=True, kw_only=True):
     """Arguments of reward."""
 
-    learning_rate: Annotated[float, Meta(gt=0, description="Peak learning rate.")] = 5e-4
+    learning_rate: Annotated[float, Meta(gt=0, description="Peak learning rate.")] = 3e-4
     center: Annotated[
         float, Meta(ge=0, description="Pull of the scores towards a mean of zero; 0 for none.")
     ] = 0.01

@@ -59,10 +59,6 @@ class Args(Training, frozen=True, kw_only=True):
     ] = 8
     batch_rows: Annotated[int, Meta(ge=2, description="Answers a step, over all ranks together.")] = 64
     learning_rate: Annotated[float, Meta(gt=0, description="Peak learning rate.")] = 3e-4
-    schedule: Annotated[
-        Literal["cosine", "linear", "constant_with_warmup"],
-        Meta(description="Of the learning rate after warm-up."),
-    ] = "constant_with_warmup"
     temperature: Annotated[float, Meta(gt=0, description="Of sampling, in training and in measuring.")] = 1.0
     max_new_tokens: Annotated[int, Meta(ge=1, description="Longest answer, in tokens.")] = 64
     watch: Annotated[
@@ -218,7 +214,7 @@ def train(context: Context[Args], rows: list[dict[str, Any]], panel: Panel) -> d
     trainer.add_callback(callback(Watching, context, watch, tokenizer, run.numbers, good))
     if not run.train(trainer):
         return None
-    if run.numbers.get("parted_at_step"):
+    if run.numbers["best_step"] != trainer.state.global_step:
         take_back(good, trained(trainer), context.rank)
     write_model(context, trained(trainer), tokenizer)
     return run.numbers
@@ -231,7 +227,7 @@ def _body(context: Context[Args]) -> int:
     device = prepare(context)
     context.progress.write(phase="load")
     panel = panel_of(context, device)
-    rows = read_rows(context.input("prompts"), "held-out", ("prompt",), args.measure_rows)
+    rows = read_rows(context.input("prompts"), "held-out", ("prompt",), args.eval_rows + args.measure_rows)
     if args.algorithm == "ppo":
         from suan.recipes import ppo
 
@@ -241,7 +237,8 @@ def _body(context: Context[Args]) -> int:
     if numbers is None:
         return EXIT_STOPPED
     if context.rank == 0:
-        results = measure(context, rows, panel, numbers)
+        # Others than the training looked at, for it chose its best weights by those.
+        results = measure(context, rows[args.eval_rows :] or rows, panel, numbers)
         describe(context, f"Trained by {args.algorithm.upper()} on rewards by `suan`.", results)
         context.metrics(**results, seconds=time.monotonic() - started_s)
     return 0
@@ -260,8 +257,9 @@ def measure(
     report = {"numbers": results, "looks": looks, "samples": samples}
     write_json(folder / "comparison.json", report)
     return results | {
-        "quality": looks[-1]["quality"],
+        "quality": next(look["quality"] for look in looks if look["step"] == numbers["best_step"]),
         "before_quality": looks[0]["quality"],
+        "best_step": numbers["best_step"],
         "parted_at_step": numbers.get("parted_at_step", 0),
         "tokens_per_s": numbers.get("tokens_per_s", 0.0),
         "prompts": len(rows),

@@ -1,13 +1,14 @@
 """The watch over reinforcement learning: at held-out prompts, reward beside a quality not trained on.
 
 Knows when the two part (the reward rises, the quality falls), which is how a hacked reward looks from
-outside, and keeps the weights from before. Does not know what any reward means.
+outside, and keeps the weights of the best look before. Does not know what any reward means.
 
 Source: Gao, Schulman and Hilton, Scaling Laws for Reward Model Overoptimization (2023): the proxy goes on
 rising after the quality that it stands for has begun to fall.
 """
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -43,15 +44,19 @@ class Watch(NamedTuple):
         floor = first["quality"] - self.tolerance * abs(first["quality"])
         return now["reward"] > first["reward"] and now["quality"] < floor
 
+    def best(self, looks: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+        """The look with the most reward of those at which quality had not been lost; the later of equals."""
+        return max(reversed([now for now in looks if not self.fell(looks[0], now)]), key=itemgetter("reward"))
+
     def parted(self, looks: Sequence[Mapping[str, float]]) -> bool:
         """Whether each of the last looks found less quality at more reward than the first."""
         return len(looks) > PATIENCE and all(self.fell(looks[0], now) for now in looks[-PATIENCE:])
 
 
 class Watching:
-    """A trainer's callback: looks, keeps good weights in `folder`, ends the training when the two part.
+    """A trainer's callback: looks, keeps the best weights in `folder`, ends the training when the two part.
 
-    `numbers` outlive a kill: `looks`, one a look, and `parted_at_step`.
+    `numbers` outlive a kill: `looks`, one a look, `best_step`, and `parted_at_step` when they did.
     """
 
     def __init__(
@@ -79,7 +84,8 @@ class Watching:
         looks.append({"step": state.global_step, **self._watch.look(model, self._tokenizer)})
         shown = {f"held_out_{key}": value for key, value in looks[-1].items() if key != "step"}
         self._context.progress.write(step=state.global_step, total=state.max_steps, phase="look", **shown)
-        if not self._watch.fell(looks[0], looks[-1]):
+        if looks[-1] == self._watch.best(looks):
+            self._numbers["best_step"] = state.global_step
             keep_weights(self._folder, model, self._context.rank)
 
 
@@ -104,7 +110,7 @@ def keep_weights(folder: Path, model: Any, rank: int) -> None:
 
 
 def take_back(folder: Path, model: Any, rank: int) -> None:
-    """The weights of the last look at which quality had not fallen, back in the model."""
+    """The weights of the best look back in the model."""
     import torch
 
     kept = torch.load(folder / WEIGHTS.format(rank=rank), weights_only=True, map_location="cpu")
