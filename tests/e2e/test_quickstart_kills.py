@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_quickstart import NAMES, Driver, running
+from test_quickstart import BATCH, NAMES, Driver, running
 
 from suan.doors.cli import process as processes
 from suan.grid.job import JobPhase
@@ -53,12 +53,15 @@ def check(state: Path) -> None:
     journal.close()
     folded = fold(State(), facts)
     phases = {job.task.name: job.phase for job in folded.jobs.values()}
-    done = dict.fromkeys(("corpus", "tokenizer", "pretrain", "evaluate"), JobPhase.SUCCEEDED)
+    done = dict.fromkeys(BATCH, JobPhase.SUCCEEDED)
     assert phases == {**done, "serve": JobPhase.STOPPED}
     ends = Counter(fact.job for fact in facts if type(fact).__name__ == "JobEnded")
     assert set(ends.values()) == {1}
     made = Counter(artifact.job for artifact in folded.artifacts.values() if artifact.job)
-    assert {folded.jobs[job].task.name: count for job, count in made.items()} == dict.fromkeys(done, 1)
+    assert {folded.jobs[job].task.name: count for job, count in made.items()} == {
+        **dict.fromkeys(done, 1),
+        "alignment": 3,
+    }
     assert sum(folded.balances.values()) == 0
     assert not any(folded.used_devices.values())
 

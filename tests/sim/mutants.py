@@ -207,7 +207,12 @@ MUTANTS = (
         "if artifact.id in state.replicas or",
     ),
     # forecasts
-    one("forecasts are nought", "cycle", "        return max(1, round(run_s))", "        return 1"),
+    one(
+        "forecasts are nought",
+        "cycle",
+        "        return max(1, round(length_s / self.pace(job, supply, nodes)))",
+        "        return 1",
+    ),
 )
 
 

@@ -44,11 +44,15 @@ class Group:
 
 @cache
 def curves() -> tuple[tuple[str, Floats, Floats], ...]:
-    """(family, log2 of message bytes, part of the large-message bandwidth reached), the general one last."""
+    """(family, log2 of message bytes, log2 of the part of the large-message bandwidth reached), the general one
+    last. Where a larger message was measured to be sooner there, it takes as long as the smaller one.
+    """
     found = []
     for family, entry in table()["curves"].items():
         sizes, reached = np.array(entry["bytes"], dtype=np.float64), np.array(entry["bus_gb_per_s"])
-        found.append((family, np.log2(sizes), np.asarray(reached / reached[-1], dtype=np.float64)))
+        logs = np.log2(sizes)
+        took = np.maximum.accumulate(logs - np.log2(reached / reached[-1]))
+        found.append((family, logs, np.asarray(logs - took, dtype=np.float64)))
     return tuple(found)
 
 
@@ -85,7 +89,8 @@ def _reached(fabric: Fabric, size_bytes: Floats) -> Floats:
         if mine.any():
             # Below the smallest message measured, time is that message's.
             small = np.minimum(logs[mine] - sizes[0], 0.0)
-            out[mine] = np.interp(logs[mine], sizes, reached) * 2.0**small
+            # Between two measured sizes in logarithms of both: so time never falls as messages grow.
+            out[mine] = np.exp2(np.interp(logs[mine], sizes, reached) + small)
     return out
 
 
