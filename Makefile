@@ -31,7 +31,7 @@ quickstart: $(STAMP) ## two sites, one model's life, a poem and a bill (about 10
 chat: $(STAMP) ## talk to the model that the quickstart made; Ctrl-D ends it
 	@$(BIN)/python -m suan.doors.cli.quickstart --chat
 
-test: $(STAMP) ## the whole test suite (about 15 minutes on 2 cores)
+test: $(STAMP) ## the whole test suite (about 20 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 # Its pins are Ray's own, so it has an environment of its own. Without an index, Ray's tests are skipped and say so.
