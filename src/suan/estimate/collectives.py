@@ -44,8 +44,8 @@ class Group:
 
 @cache
 def curves() -> tuple[tuple[str, Floats, Floats], ...]:
-    """(family, log2 of message bytes, log2 of the part of the large-message bandwidth reached), the general one
-    last. Where a larger message was measured to be sooner there, it takes as long as the smaller one.
+    """(family, log2 of message bytes, log2 of the part of the large-message bandwidth reached), the general
+    one last. Where a larger message was measured to be sooner there, it takes as long as the smaller one.
     """
     found = []
     for family, entry in table()["curves"].items():
