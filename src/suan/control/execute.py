@@ -92,7 +92,7 @@ def orders_for(
         if run.stop_reason:
             stop.append(StopOrder(run=run_id, why=run.stop_reason, grace_s=policy.stop_grace_s))
         elif run.started_at_s is None:
-            launch.append(_traced(_launch(state, run, policy), state.jobs[run.job]))
+            launch.append(_launch(state, run, policy))
     forget = []
     for run_id in seen:
         known = state.runs.get(run_id)
@@ -101,10 +101,8 @@ def orders_for(
                 StopOrder(run=run_id, why="the grid does not hold this run", grace_s=policy.stop_grace_s)
             )
             forget.append(run_id)
-    for transfer_id in state.open_transfers:
-        transfer = state.transfers[transfer_id]
-        if site in (transfer.source, transfer.destination):
-            _transfer(state, transfer, site, secret, (fetch, tickets))
+    for transfer in state.transfers_at.get(site, ()):
+        _transfer(state, state.transfers[transfer], site, secret, (fetch, tickets))
     probes = _probes(state, site, secret, tickets)
     orders = Orders(
         site=site,
@@ -158,9 +156,8 @@ def _transfer(
 def _probes(state: State, site: str, secret: bytes, tickets: list[Ticket]) -> tuple[ProbeOrder, ...]:
     """The links into this site that are to be measured; the tickets of those out of it are added."""
     probes = []
-    for (source, destination), link in state.links.items():
-        if site != source and site != destination:
-            continue
+    for source, destination in state.links_at.get(site, ()):
+        link = state.links[source, destination]
         giver, taker = state.sites.get(source), state.sites.get(destination)
         if giver is None or taker is None or not giver.data_url:
             continue
@@ -206,7 +203,7 @@ def _launch(state: State, run: Run, policy: Policy) -> LaunchOrder:
         devices_per_node=run.devices // max(1, run.nodes),
         command=task.run,
         setup=task.setup,
-        env={**task.envs, PLAN_ENV: msgspec.json.encode(run.plan).decode()} if run.plan else task.envs,
+        env=_environment(job, run),
         secrets=task.secrets,
         inputs={name: digest for name, digest in digests.items() if name in task.inputs},
         outputs=tuple(task.outputs),
@@ -222,7 +219,9 @@ def _launch(state: State, run: Run, policy: Policy) -> LaunchOrder:
     )
 
 
-def _traced(order: LaunchOrder, job: Job) -> LaunchOrder:
-    """The order with its place in the job's trace; a task's own wins."""
-    env = {"TRACEPARENT": traceparent(job, order.run), **order.env}
-    return msgspec.structs.replace(order, env=env)
+def _environment(job: Job, run: Run) -> dict[str, str]:
+    """The task's own variables; its place in the job's trace, unless it has one; the plan of its work."""
+    env = {"TRACEPARENT": traceparent(job, run.id), **job.task.envs}
+    if run.plan:
+        env[PLAN_ENV] = msgspec.json.encode(run.plan).decode()
+    return env

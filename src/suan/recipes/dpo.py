@@ -5,26 +5,24 @@ to prefer the chosen answer. Does not know what makes an answer better.
 """
 
 import sys
-import time
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from suan.grid.job import Task
-from suan.recipes.runtime import EXIT_STOPPED, Context, run_stage
-from suan.recipes.trl_export import describe, write_model
+from suan.recipes.runtime import Context, run_stage
 from suan.recipes.trl_run import (
     Run,
     Training,
     dataset,
     load_model,
+    looks,
     lora,
-    prepare,
     read_rows,
-    trained,
     trainer_args,
     training_task,
 )
+from suan.recipes.trl_stage import train_stage
 
 SHOWN = {
     "loss": "loss",
@@ -72,9 +70,7 @@ def make_trainer(context: Context[Args], tokenizer: Any) -> Any:
             beta=args.beta,
             loss_type=[args.loss],
             max_length=args.max_length,
-            eval_strategy="steps",
-            eval_steps=args.eval_every,
-            per_device_eval_batch_size=args.batch_rows,
+            **looks(args),
         ),
         train_dataset=dataset(read_rows(folder, "train", KEYS), KEYS),
         eval_dataset=dataset(read_rows(folder, "held-out", KEYS, args.eval_rows), KEYS),
@@ -83,28 +79,18 @@ def make_trainer(context: Context[Args], tokenizer: Any) -> Any:
     )
 
 
-def _body(context: Context[Args]) -> int:
-    started_s = time.monotonic()
-    prepare(context)
-    from transformers import AutoTokenizer
-
-    context.progress.write(phase="load")
-    run = Run(context, SHOWN)
-    tokenizer = AutoTokenizer.from_pretrained(context.input("model"))
-    trainer = run.watch(make_trainer(context, tokenizer))
-    if not run.train(trainer):
-        return EXIT_STOPPED
+def _results(run: Run, trainer: Any) -> dict[str, float]:
     found = trainer.evaluate()
-    results = {
+    return {
         "val_loss": found["eval_loss"],
         "accuracy": found["eval_rewards/accuracies"],
         "margin": found["eval_rewards/margins"],
     }
-    write_model(context, trained(trainer), tokenizer)
-    if context.rank == 0:
-        describe(context, "Trained by DPO on preferences by `suan`.", results)
-        context.metrics(**results, **run.pace(), seconds=time.monotonic() - started_s)
-    return 0
+
+
+def _body(context: Context[Args]) -> int:
+    about = "Trained by DPO on preferences by `suan`."
+    return train_stage(context, make_trainer, _results, shown=SHOWN, about=about)
 
 
 def main() -> int:

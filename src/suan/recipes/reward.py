@@ -7,7 +7,6 @@ can be weighed against other rewards. Does not know what makes an answer better.
 
 import json
 import sys
-import time
 from statistics import fmean, pstdev
 from typing import Annotated, Any
 
@@ -16,20 +15,19 @@ from msgspec import Meta
 from suan.grid.job import Task
 from suan.recipes.compare import interval
 from suan.recipes.rewards.learnt import learnt_scorer
-from suan.recipes.runtime import EXIT_STOPPED, Context, run_stage, write_json
-from suan.recipes.trl_export import describe, write_model
+from suan.recipes.runtime import Context, run_stage, write_json
 from suan.recipes.trl_run import (
     Run,
     Training,
     dataset,
     load_model,
+    looks,
     lora,
-    prepare,
     read_rows,
-    trained,
     trainer_args,
     training_task,
 )
+from suan.recipes.trl_stage import train_stage
 
 SHOWN = {
     "loss": "loss",
@@ -78,9 +76,7 @@ def make_trainer(context: Context[Args], tokenizer: Any) -> Any:
             RewardConfig,
             max_length=args.max_length,
             center_rewards_coefficient=args.center or None,
-            eval_strategy="steps",
-            eval_steps=args.eval_every,
-            per_device_eval_batch_size=args.batch_rows,
+            **looks(args),
         ),
         train_dataset=dataset(read_rows(folder, "train", KEYS), KEYS),
         eval_dataset=dataset(read_rows(folder, "held-out", KEYS, args.eval_rows), KEYS),
@@ -122,26 +118,13 @@ def _calibrate(context: Context[Args], device: str) -> dict[str, float]:
     return measure(list(zip(chosen, rejected, strict=True)), [row.get("kind", "") for row in rows])
 
 
-def _body(context: Context[Args]) -> int:
-    started_s = time.monotonic()
-    device = prepare(context)
-    from transformers import AutoTokenizer
+def _results(run: Run, trainer: Any) -> dict[str, float]:
+    return {"val_loss": trainer.evaluate()["eval_loss"]}
 
-    context.progress.write(phase="load")
-    run = Run(context, SHOWN)
-    tokenizer = AutoTokenizer.from_pretrained(context.input("model"))
-    trainer = run.watch(make_trainer(context, tokenizer))
-    if not run.train(trainer):
-        return EXIT_STOPPED
-    results = {"val_loss": trainer.evaluate()["eval_loss"]}
-    write_model(context, trained(trainer), tokenizer)
-    if context.rank == 0:
-        results |= _calibrate(context, device)
-        describe(
-            context, "A reward model, learnt from preferences by `suan`: one number for an answer.", results
-        )
-        context.metrics(**results, **run.pace(), seconds=time.monotonic() - started_s)
-    return 0
+
+def _body(context: Context[Args]) -> int:
+    about = "A reward model, learnt from preferences by `suan`: one number for an answer."
+    return train_stage(context, make_trainer, _results, shown=SHOWN, about=about, measure=_calibrate)
 
 
 def main() -> int:

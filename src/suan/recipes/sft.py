@@ -5,27 +5,25 @@ what the conversations are about.
 """
 
 import sys
-import time
 from typing import Annotated, Any
 
 from msgspec import Meta
 
 from suan.grid.error import Refused
 from suan.grid.job import Task
-from suan.recipes.runtime import EXIT_STOPPED, Context, run_stage
-from suan.recipes.trl_export import describe, write_model
+from suan.recipes.runtime import Context, run_stage
 from suan.recipes.trl_run import (
     Run,
     Training,
     dataset,
     load_model,
+    looks,
     lora,
-    prepare,
     read_rows,
-    trained,
     trainer_args,
     training_task,
 )
+from suan.recipes.trl_stage import train_stage
 
 SHOWN = {"loss": "loss", "mean_token_accuracy": "token_accuracy", "eval_loss": "val_loss"}
 
@@ -92,9 +90,7 @@ def make_trainer(context: Context[Args], tokenizer: Any) -> Any:
             packing=args.packing,
             eval_packing=False,
             assistant_only_loss=True,
-            eval_strategy="steps",
-            eval_steps=args.eval_every,
-            per_device_eval_batch_size=args.batch_rows,
+            **looks(args),
         ),
         train_dataset=dataset(read_rows(folder, "train", keys, args.train_rows), keys),
         eval_dataset=dataset(read_rows(folder, "held-out", keys, args.eval_rows), keys),
@@ -103,28 +99,18 @@ def make_trainer(context: Context[Args], tokenizer: Any) -> Any:
     )
 
 
-def _body(context: Context[Args]) -> int:
-    started_s = time.monotonic()
-    prepare(context)
-    from transformers import AutoTokenizer
-
-    context.progress.write(phase="load")
-    run = Run(context, SHOWN)
-    tokenizer = AutoTokenizer.from_pretrained(context.input("model"))
-    trainer = run.watch(make_trainer(context, tokenizer))
-    if not run.train(trainer):
-        return EXIT_STOPPED
-    results = {
+def _results(run: Run, trainer: Any) -> dict[str, float]:
+    return {
         "val_loss": trainer.evaluate()["eval_loss"],
         "first_val_loss": run.numbers["first_val_loss"],
-        "steps": context.args.steps,
+        "steps": trainer.args.max_steps,
     }
-    how = f"LoRA of rank {context.args.lora_rank}" if context.args.lora_rank else "all weights"
-    write_model(context, trained(trainer), tokenizer)
-    if context.rank == 0:
-        describe(context, f"Fine-tuned on conversations ({how}) by `suan`.", results)
-        context.metrics(**results, **run.pace(), seconds=time.monotonic() - started_s)
-    return 0
+
+
+def _body(context: Context[Args]) -> int:
+    rank = context.args.lora_rank
+    about = f"Fine-tuned on conversations ({f'LoRA of rank {rank}' if rank else 'all weights'}) by `suan`."
+    return train_stage(context, make_trainer, _results, shown=SHOWN, about=about)
 
 
 def main() -> int:

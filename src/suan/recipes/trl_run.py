@@ -115,6 +115,15 @@ def prepare(context: Context[Any]) -> str:
     return "cuda" if cuda else "cpu"
 
 
+def looks(args: Training) -> dict[str, Any]:
+    """How a trainer looks at held-out rows on the way."""
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": args.eval_every,
+        "per_device_eval_batch_size": args.batch_rows,
+    }
+
+
 def read_rows(folder: Path, name: str, keys: tuple[str, ...], limit: int = 0) -> list[dict[str, Any]]:
     """Rows of a JSONL file of a data set, the first `limit` when that is not 0.
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from importlib import metadata, util
 from pathlib import Path
@@ -44,16 +44,19 @@ def doctor(session: Session, folder: Path) -> int:
     findings = [*_machine(folder), *_grid(session)]
     failed = any(finding.verdict == FAIL for finding in findings)
 
-    def say() -> None:
-        wide = max(render.width(finding.check) for finding in findings)
-        for finding in findings:
-            verdict = render.paint(f"{finding.verdict:<4}", _COLOURS[finding.verdict])
-            print(f"{verdict}  {finding.check:<{wide}}  {render.clean(finding.what)}")
-            if finding.do:
-                print(f"      {'':<{wide}}  → {finding.do}")
-
-    session.answer({"ok": not failed, "findings": [finding._asdict() for finding in findings]}, say)
+    said = {"ok": not failed, "findings": [finding._asdict() for finding in findings]}
+    session.answer(said, lambda: print_findings(findings))
     return int(failed)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """A line each, and below it what to do."""
+    wide = max(render.width(finding.check) for finding in findings)
+    for finding in findings:
+        verdict = render.paint(f"{finding.verdict:<4}", _COLOURS[finding.verdict])
+        print(f"{verdict}  {finding.check:<{wide}}  {render.clean(finding.what)}")
+        if finding.do:
+            print(f"      {'':<{wide}}  → {finding.do}")
 
 
 # ---------------------------------------------------------------- this machine

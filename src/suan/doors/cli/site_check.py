@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from suan.doors.cli import render
-from suan.doors.cli.doctor import FAIL, OK, WARN, Finding
+from suan.doors.cli.doctor import FAIL, WARN, Finding, print_findings
 from suan.doors.cli.session import Session, grid_verb
 
 Json = dict[str, Any]
@@ -25,7 +24,6 @@ GRADES = {
     "D": "runs will start, and something is wrong",
     "F": "no run can start",
 }
-_COLOURS = {OK: render.GREEN, WARN: render.YELLOW, FAIL: render.RED}
 
 
 def grade_of(findings: list[Finding]) -> str:
@@ -113,10 +111,5 @@ def _findings(described: Any) -> Iterator[Finding]:
 
 
 def _say(name: str, grade: str, findings: list[Finding]) -> None:
-    wide = max(render.width(finding.check) for finding in findings)
-    for finding in findings:
-        verdict = render.paint(f"{finding.verdict:<4}", _COLOURS[finding.verdict])
-        print(f"{verdict}  {finding.check:<{wide}}  {render.clean(finding.what)}")
-        if finding.do:
-            print(f"      {'':<{wide}}  → {finding.do}")
+    print_findings(findings)
     print(f"{name}: {grade}, {GRADES[grade]}")

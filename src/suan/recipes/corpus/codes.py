@@ -57,12 +57,7 @@ def kind_table() -> "np.ndarray[Any, Any]":
 @cache
 def fold_table() -> "np.ndarray[Any, Any]":
     """Every code point in lower case, digits as one."""
-    import numpy as np
-
-    table = np.arange(_PLANES, dtype=np.uint32)
-    for code in range(0x600):
-        lower = chr(code).lower()
-        table[code] = ord(lower) if len(lower) == 1 else code
+    table = _lower_table().copy()
     table[ord("0") : ord("9") + 1] = ord("0")
     return table
 
