@@ -119,11 +119,12 @@ def test_moved_bytes_below_zero_pay_nobody_and_the_price_is_that_of_the_order() 
     assert grid.state.balances == {"link:a>b": 500, "tenant:default": -500}
 
 
-def test_a_later_tariff_changes_no_price_of_a_run_that_was_placed_before() -> None:
+@pytest.mark.parametrize("later_s", [0, 10])
+def test_a_later_tariff_changes_no_price_of_a_run_that_was_placed_before(later_s: int) -> None:
     grid, clock, _ = grid_with_sites("a")
     (job_id,) = submit(grid, job())
     grid.tick()
-    clock.at_s += 10
+    clock.at_s += later_s
     dear = Tariff(
         site="a", prices=Bands(flat_microyuan_per_kwh=9_000_000, ratios={"f": 1.0}, months=(("f",) * 24,))
     )

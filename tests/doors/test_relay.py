@@ -1,4 +1,4 @@
-"""A site that nobody can dial gives its data all the same: through the grid, ticket by ticket."""
+"""A site that nobody can dial gives its data and its services all the same: through the grid."""
 
 import os
 import time
@@ -8,7 +8,7 @@ import httpx
 from rest_world import World, serving
 
 from suan.doors.client import Client
-from suan.doors.relay import RelayedDoor
+from suan.doors.relay import on_this_machine, relayed_door, relayed_url
 from suan.grid.action import FetchOrder, Ticket, ticket_hash
 from suan.stores.artifacts import open_store
 from suan.stores.door import DataDoor
@@ -26,10 +26,11 @@ def test_an_artifact_comes_through_the_grid_and_only_with_its_ticket(tmp_path: P
     with serving(world.app) as url:
         nobody = httpx.get(f"{url}/v1/relay/east/manifests/{digest}", trust_env=False)
         assert nobody.status_code == 503  # the site asks for no questions
-        relayed = RelayedDoor(Client(url, world.keys["east"]), "east", door.url)
+        site = Client(url, world.keys["east"])
+        relayed, relayed_at = relayed_door(site, "east", door.url), relayed_url(site, "east")
         mover = ChunkMover(destination)
         order = FetchOrder(
-            transfer="t", digest=digest, bytes=manifest.bytes, source_url=relayed.url, ticket="shown",
+            transfer="t", digest=digest, bytes=manifest.bytes, source_url=relayed_at, ticket="shown",
             bytes_per_s=1e9,
         )  # fmt: skip
         mover.want([order])
@@ -39,14 +40,19 @@ def test_an_artifact_comes_through_the_grid_and_only_with_its_ticket(tmp_path: P
         assert seen.done, seen
         assert destination.has(digest)
         wrong = {"authorization": "Bearer another"}
-        refused = httpx.get(f"{relayed.url}/manifests/{digest}", headers=wrong, trust_env=False, timeout=30)
+        refused = httpx.get(f"{relayed_at}/manifests/{digest}", headers=wrong, trust_env=False, timeout=30)
         assert refused.status_code == 403
         stranger = Client(url, world.keys["west"]).request
         try:
-            stranger("POST", "/v1/sites/east/door")
+            stranger("POST", "/v1/sites/east/relay/door")
             raise AssertionError("another site took questions that were not its own")
         except Exception as error:
             assert getattr(error, "status", None) == 403, error
         mover.close()
         relayed.close()
     door.close()
+
+
+def test_only_a_grid_on_the_same_machine_dials_a_service_itself() -> None:
+    assert on_this_machine("http://127.0.0.1:8080") and on_this_machine("http://localhost")
+    assert not on_this_machine("https://grid.example.org") and not on_this_machine("http://10.0.0.7:8080")

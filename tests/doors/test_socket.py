@@ -1,6 +1,7 @@
 """The OpenAI-compatible socket: the official client on one side, an engine on loopback on the other."""
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -17,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from suan.doors.client import Client
+from suan.doors.relay import relayed_services, service_url
 from suan.doors.socket import meter
 from suan.grid.job import Replicas
 
@@ -106,6 +109,27 @@ def serve_poet(world: World, endpoint: str = "", **changes: Any) -> str:
     return run
 
 
+@contextlib.contextmanager
+def reached(world: World, engine: str, url: str, way: str) -> Iterator[str]:
+    """The run of the poet's service; the grid at `url` dials it itself or reaches it through the site."""
+    if way == "direct":
+        yield serve_poet(world, engine)
+        return
+    run = serve_poet(world)
+    site = world.grid.state.runs[run].site
+    relayed = relayed_services(
+        Client(url, world.keys[site]), site, lambda asked: engine if asked == run else ""
+    )
+    world.serve_at(run, f"{service_url(site)}/{run}", served_model="/srv/folder")
+    try:
+        yield run
+    finally:
+        relayed.close()
+
+
+WAYS = pytest.mark.parametrize("way", ["direct", "relay"])
+
+
 def official(url: str, key: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=10)
 
@@ -114,9 +138,15 @@ def ask(**changes: Any) -> dict[str, Any]:
     return {"model": "poet", "messages": [{"role": "user", "content": "念"}]} | changes
 
 
-def test_the_official_client_streams_a_poem_and_it_is_metered(world: World, upstream: Upstream) -> None:
-    with serving(upstream.app) as engine, serving(world.app) as url:
-        run = serve_poet(world, engine)
+@WAYS
+def test_the_official_client_streams_a_poem_and_it_is_metered(
+    world: World, upstream: Upstream, way: str
+) -> None:
+    with (
+        serving(upstream.app) as engine,
+        serving(world.app) as url,
+        reached(world, engine, url, way) as run,
+    ):
         client = official(url, world.keys["alice"])
         pieces = list(client.chat.completions.create(**ask(), stream=True))
         assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == "".join(WORDS)
@@ -158,21 +188,26 @@ def test_what_is_metered_is_written_when_the_server_ends(
         assert world.grid.state.tokens[run] == (1, 7, 5)
 
 
-def test_words_arrive_one_by_one(world: World, upstream: Upstream) -> None:
+@WAYS
+def test_words_arrive_one_by_one(world: World, upstream: Upstream, way: str) -> None:
     upstream.slow_s = 0.15
-    with serving(upstream.app) as engine, serving(world.app) as url:
-        serve_poet(world, engine)
+    with serving(upstream.app) as engine, serving(world.app) as url, reached(world, engine, url, way):
         arrived = []
         for _ in official(url, world.keys["alice"]).chat.completions.create(**ask(), stream=True):
             arrived.append(time.monotonic())
     assert arrived[-1] - arrived[0] > 0.4
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_ends_the_engines_work(world: World, upstream: Upstream, stream: bool) -> None:
+@pytest.mark.parametrize(("stream", "way"), [(True, "direct"), (False, "direct"), (True, "relay")])
+def test_a_client_that_leaves_ends_the_engines_work(
+    world: World, upstream: Upstream, stream: bool, way: str
+) -> None:
     upstream.slow_s = 1.0 if stream else 30.0
-    with serving(upstream.app) as engine, serving(world.app) as url:
-        run = serve_poet(world, engine)
+    with (
+        serving(upstream.app) as engine,
+        serving(world.app) as url,
+        reached(world, engine, url, way) as run,
+    ):
         headers = {"authorization": f"Bearer {world.keys['alice']}"}
         if stream:
             with httpx.stream(
@@ -240,6 +275,25 @@ def test_a_waiting_service_says_why(world: World) -> None:
         with pytest.raises(openai.InternalServerError) as starting:
             official(url, world.keys["alice"]).chat.completions.create(**ask())
     assert "not ready yet" in starting.value.message and "suan why" in starting.value.message
+
+
+def test_errors_of_a_relayed_engine_are_its_own(world: World, upstream: Upstream) -> None:
+    with (
+        serving(upstream.app) as engine,
+        serving(world.app) as url,
+        reached(world, engine, url, "relay"),
+    ):
+        client = official(url, world.keys["alice"])
+        with pytest.raises(openai.BadRequestError, match="at most 2"):
+            client.chat.completions.create(**ask(temperature=3))
+        with pytest.raises(openai.APIStatusError, match="boom"):
+            client.chat.completions.create(**ask(n=2))
+
+
+def test_a_relayed_engine_that_is_gone_is_told_as_such(world: World) -> None:
+    with serving(world.app) as url, reached(world, "http://127.0.0.1:9", url, "relay"):
+        with pytest.raises(openai.APIStatusError, match="does not answer"):
+            official(url, world.keys["alice"]).chat.completions.create(**ask())
 
 
 def test_an_engine_that_is_gone_is_told_as_such(world: World, upstream: Upstream) -> None:

@@ -122,6 +122,26 @@ def orders_for(
     return msgspec.structs.replace(orders, version=zlib.crc32(_encode(content)))
 
 
+def sites_told(state: State, fact: f.Fact) -> tuple[str, ...]:
+    """The sites whose orders may be others after the fact, which is in the state already."""
+    match fact:
+        case f.RunPlaced():
+            return (fact.bid.site,)
+        case f.RunEnded() | f.RunStopOrdered():
+            return (state.runs[fact.run].site,)
+        case f.TransferOrdered():
+            return (fact.source, fact.destination)
+        case f.TransferEnded():
+            transfer = state.transfers[fact.transfer]
+            return (transfer.source, transfer.destination)
+        case f.LinkSet():
+            return (fact.link.source, fact.link.destination)
+        case f.SiteDescribed() | f.SiteFenced() | f.SiteReturned():  # what can be measured from and to there
+            return (fact.site, *{site: None for pair in state.links_at.get(fact.site, ()) for site in pair})
+        case _:
+            return ()
+
+
 def ticket_secret(secret: bytes, transfer: Transfer) -> str:
     """What the destination shows to the source: known to the grid and told to both ends only."""
     return hmac.new(secret, f"{transfer.id}/{transfer.attempts}".encode(), "blake2b").hexdigest()[:64]

@@ -273,12 +273,12 @@ def _differs(new: float, old: float) -> bool:
 
 def _replicas(state: State, site: Site, seen: Observation, now_s: int) -> Iterator[f.Fact]:
     there = set(seen.replicas)
-    for artifact_id, replicas in state.replicas.items():
-        since_s = replicas.get(site.name)
-        digest = state.artifacts[artifact_id].digest
-        if not replicas and digest in there:  # believed lost everywhere, and here it is
-            yield f.ReplicaAdded(at_s=now_s, artifact=artifact_id, site=site.name)
-        if since_s is None or digest in there or since_s >= now_s - 1:
+    for artifact in state.nowhere if there else ():
+        if state.artifacts[artifact].digest in there:  # believed lost everywhere, and here it is
+            yield f.ReplicaAdded(at_s=now_s, artifact=artifact, site=site.name)
+    for artifact in state.held.get(site.name, ()):
+        since_s = state.replicas[artifact][site.name]
+        if state.artifacts[artifact].digest in there or since_s >= now_s - 1:
             continue
         if _could_know(seen, since_s):
-            yield f.ReplicaRemoved(at_s=now_s, artifact=artifact_id, site=site.name)
+            yield f.ReplicaRemoved(at_s=now_s, artifact=artifact, site=site.name)

@@ -69,8 +69,8 @@ class Client:
     ) -> Any:
         """What the grid answered: decoded JSON, or bytes when it is something else.
 
-        `body`: bytes and text go as they are, anything else as JSON. Params that are None are left out. All
-        but POST, and whatever carries an Idempotency-Key, is sent again when the connection breaks.
+        `body`: bytes and text as they are, an iterator of bytes piece by piece, the rest as JSON. Params that
+        are None are left out. All but POST, and what has an Idempotency-Key, is sent again when it broke.
 
         Raises: Refused, NotNow or SuanError as the grid said; NotNow `grid_unreachable`.
         """
@@ -93,7 +93,7 @@ class Client:
         tries: int | None = None,
     ) -> Request:
         sent = base_headers(self.key)
-        data = b""
+        data: bytes | Iterator[bytes] = b""
         if body is not None:
             data, sent["content-type"] = encoded(body)
         sent.update({name.lower(): value for name, value in (headers or {}).items()})

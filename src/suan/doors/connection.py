@@ -22,11 +22,13 @@ _NOT_NOW = frozenset({409, 429, 503})
 
 
 class Request(NamedTuple):
-    """What is to be sent. `target` is path and query; more `tries` than 1 only where twice does no harm."""
+    """What is to be sent, a body that is an iterator piece by piece. `target` is path and query; more `tries`
+    than 1 only where twice does no harm.
+    """
 
     method: str
     target: str
-    body: bytes = b""
+    body: bytes | Iterator[bytes] = b""
     headers: Mapping[str, str] = {}
     timeout_s: float = 30.0
     tries: int = 1
@@ -193,8 +195,10 @@ def base_headers(key: str) -> dict[str, str]:
     return headers
 
 
-def encoded(body: Any) -> tuple[bytes, str]:
-    """(bytes, content type): bytes and text as they are, anything else as JSON."""
+def encoded(body: Any) -> tuple[bytes | Iterator[bytes], str]:
+    """(bytes, content type): bytes, an iterator of bytes and text as they are, anything else as JSON."""
+    if isinstance(body, Iterator):
+        return body, "application/octet-stream"
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), "application/octet-stream"
     if isinstance(body, str):

@@ -85,6 +85,7 @@ class Agent:
         mover: Mover | None = None,
         door: Door | None = None,
         wattage: Wattage | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         """Finds what an earlier agent left in `folder`.
 
@@ -103,7 +104,7 @@ class Agent:
         self._ends = Ends(self._folder / "ends")
         self._forgotten = Forgotten(self._folder / "forgotten")
         self._clearing = Clearing(self._folder, store, self._stager.checkouts, self._ends.digests)
-        self._readiness = Readiness()
+        self._readiness = readiness or Readiness()
         self._wattage = wattage or Wattage(engine.pools() if engine else ())
         self._staging: dict[str, _Staging] = {}
         self._storing: dict[str, str] = {}  # run -> trouble, "" while all goes well
@@ -333,9 +334,8 @@ class Agent:
         return self._failures[run.run]
 
     def _endpoint(self, run: EngineRun, progress: dict[str, float | str]) -> str:
-        if not self._noted(run.run).service or run.phase is not RunPhase.RUNNING:
-            return ""
-        return self._readiness.endpoint(run.run, run.port, progress)
+        serves = self._noted(run.run).service and run.phase is RunPhase.RUNNING
+        return self._readiness.endpoint(run.run, run.port, progress) if serves else ""
 
     def _noted(self, run: str) -> RunNotes:
         """What was written down when it was staged; nothing much for a run that was not staged here."""

@@ -17,9 +17,15 @@ _NO_SUCH_PAGE = frozenset({404, 405, 501})
 
 
 class Readiness:
-    """Asks services in the background, until each has answered once."""
+    """Asks services in the background, until each has answered once.
 
-    def __init__(self) -> None:
+    `relay` is what the endpoints of ready services begin with where nobody else can dial them, "" where the
+    grid can.
+    """
+
+    def __init__(self, relay: str = "") -> None:
+        self._relay = relay
+        self._urls: dict[str, str] = {}  # of services that are ready, as this machine calls them
         self._lock = threading.Lock()
         self._ready: set[str] = set()
         self._asked_s: dict[str, float] = {}  # run -> when it was last asked; inf while it is being asked
@@ -33,14 +39,21 @@ class Readiness:
             if progress.get("phase") == "ready":
                 self._ready.add(run)
             if run in self._ready:
-                return f"http://{LOOPBACK}:{port}"
+                url = self._urls[run] = f"http://{LOOPBACK}:{port}"
+                return f"{self._relay}/{run}" if self._relay else url
             if time.monotonic() - self._asked_s.get(run, 0.0) > _PAUSE_S:
                 self._asked_s[run] = float("inf")
                 self._workers.submit(self._ask, run, port)
         return ""
 
+    def url(self, run: str) -> str:
+        """Where this machine reaches the run's service; "" while it is not ready."""
+        with self._lock:
+            return self._urls.get(run, "")
+
     def forget(self, run: str) -> None:
         with self._lock:
+            self._urls.pop(run, None)
             self._ready.discard(run)
             self._asked_s.pop(run, None)
 

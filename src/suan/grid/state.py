@@ -25,6 +25,7 @@ class State:
     key_by_hash: dict[str, str] = field(default_factory=dict)
     sites: dict[str, Site] = field(default_factory=dict)
     links: dict[tuple[str, str], Link] = field(default_factory=dict)
+    links_at: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)  # site -> in and out of it
     tariffs: dict[str, tuple[Tariff, ...]] = field(
         default_factory=dict
     )  # site -> as they were set, newest last
@@ -59,8 +60,10 @@ class State:
     held: dict[str, dict[str, None]] = field(
         default_factory=dict
     )  # the same the other way: site -> artifacts
+    nowhere: dict[str, None] = field(default_factory=dict)  # artifacts whose last copy has gone
     transfers: dict[str, Transfer] = field(default_factory=dict)
     open_transfers: dict[str, None] = field(default_factory=dict)
+    transfers_at: dict[str, dict[str, None]] = field(default_factory=dict)  # site -> open ones in and out
     submissions: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)  # (tenant, key) -> jobs
     clearing: Clearing | None = None  # the newest prices
     history: History = field(default_factory=History)  # how long jobs took

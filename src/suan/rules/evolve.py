@@ -11,7 +11,7 @@ from typing import assert_never
 import msgspec
 
 from suan.grid import fact as f
-from suan.grid.account import Entry, Key, Tenant
+from suan.grid.account import Entry, Tenant
 from suan.grid.artifact import Transfer, TransferPhase, artifact_name
 from suan.grid.job import (
     TERMINAL_PHASES,
@@ -25,9 +25,9 @@ from suan.grid.job import (
 from suan.grid.queue import Queue
 from suan.grid.site import Site, SitePhase
 from suan.grid.state import State
+from suan.rules import indices
 from suan.rules.durations import learn
 from suan.rules.estimates import learn_factor, merged
-from suan.rules.indices import close_run, open_run
 
 REFUSAL_BACKOFF_S = 5  # doubles with every refusal in a row
 REFUSAL_BACKOFF_LIMIT_S = 300
@@ -56,7 +56,8 @@ def evolve(state: State, fact: f.Fact) -> None:
         case f.TenantSet():
             _set_tenant(state, fact)
         case f.KeyIssued():
-            _issue_key(state, fact.key)
+            state.keys[fact.key.id] = fact.key
+            state.key_by_hash[fact.key.hash] = fact.key.id
         case f.KeyRevoked():
             if key := state.keys.pop(fact.key, None):
                 state.key_by_hash.pop(key.hash, None)
@@ -65,12 +66,9 @@ def evolve(state: State, fact: f.Fact) -> None:
         case f.SiteSilent() | f.SiteHeard() | f.SiteFenced() | f.SiteReturned():
             _evolve_site(state, fact)
         case f.LinkSet():
-            state.links[fact.link.source, fact.link.destination] = fact.link
+            indices.set_link(state, fact.link)
         case f.TariffSet():
-            # Never backwards: a run that was placed before keeps the prices of then.
-            since_s = max(fact.tariff.valid_from_s, fact.at_s)
-            tariff = replace(fact.tariff, valid_from_s=since_s)
-            state.tariffs[tariff.site] = (*state.tariffs.get(tariff.site, ()), tariff)
+            _set_tariff(state, fact)
         case f.WorkEstimated():
             state.works[fact.name] = merged(state.works.get(fact.name), fact.work, fact.on)
         case f.JobSubmitted():
@@ -88,10 +86,9 @@ def evolve(state: State, fact: f.Fact) -> None:
         case f.ArtifactCommitted():
             _commit(state, fact)
         case f.ReplicaAdded():
-            _add_replica(state, fact.artifact, fact.site, fact.at_s)
+            indices.add_replica(state, fact.artifact, fact.site, fact.at_s)
         case f.ReplicaRemoved():
-            state.replicas.get(fact.artifact, {}).pop(fact.site, None)
-            state.held.get(fact.site, {}).pop(fact.artifact, None)
+            indices.remove_replica(state, fact.artifact, fact.site)
         case f.TransferOrdered():
             _order_transfer(state, fact)
         case f.TransferEnded():
@@ -125,11 +122,6 @@ def _set_tenant(state: State, fact: f.TenantSet) -> None:
         waiting_microyuan_per_h=fact.waiting_microyuan_per_h,
         parent=fact.parent,
     )
-
-
-def _issue_key(state: State, key: Key) -> None:
-    state.keys[key.id] = key
-    state.key_by_hash[key.hash] = key.id
 
 
 def _evolve_site(state: State, fact: _SiteFact) -> None:
@@ -172,6 +164,15 @@ def _set_phase_of_open_runs(state: State, site: str, phase: RunPhase) -> None:
         elif run.phase == RunPhase.UNKNOWN:
             known = RunPhase.RUNNING if run.started_at_s is not None else RunPhase.ORDERED
             state.runs[run_id] = replace(run, phase=RunPhase.STOPPING if run.stop_reason else known)
+
+
+def _set_tariff(state: State, fact: f.TariffSet) -> None:
+    """Never backwards: a run that was placed before, were it in the same second, keeps the prices of then."""
+    site = fact.tariff.site
+    placed_s = (state.runs[run].placed_at_s for run in state.open_runs.get(site, {}))
+    since_s = max(fact.tariff.valid_from_s, fact.at_s, *(at_s + 1 for at_s in placed_s))
+    tariff = replace(fact.tariff, valid_from_s=since_s)
+    state.tariffs[site] = (*state.tariffs.get(site, ()), tariff)
 
 
 # ---------------------------------------------------------------- jobs
@@ -258,7 +259,7 @@ def _place(state: State, fact: f.RunPlaced) -> None:
         plan=bid.estimate.plan if bid.estimate is not None else {},
     )
     state.runs[run.id] = run
-    open_run(state, run)
+    indices.open_run(state, run)
     state.jobs[job.id] = replace(
         job, phase=JobPhase.PLACED, runs=(*job.runs, run.id), considered=fact.considered
     )
@@ -295,7 +296,7 @@ def _end_run(state: State, fact: f.RunEnded) -> None:
     run = state.runs[fact.run]
     if run.phase == RunPhase.ENDED:
         return
-    close_run(state, run)
+    indices.close_run(state, run)
     state.runs[run.id] = replace(
         run,
         phase=RunPhase.ENDED,
@@ -340,16 +341,11 @@ def _commit(state: State, fact: f.ArtifactCommitted) -> None:
         state.jobs[job.id] = replace(job, outputs={**job.outputs, fact.output: artifact.id})
 
 
-def _add_replica(state: State, artifact: str, site: str, at_s: int) -> None:
-    state.replicas.setdefault(artifact, {}).setdefault(site, at_s)
-    state.held.setdefault(site, {})[artifact] = None
-
-
 def _order_transfer(state: State, fact: f.TransferOrdered) -> None:
     artifact = state.artifacts[fact.artifact]
     before = state.transfers.get(fact.transfer)
     link = state.links.get((fact.source, fact.destination))
-    state.transfers[fact.transfer] = Transfer(
+    transfer = Transfer(
         id=fact.transfer,
         artifact=artifact.id,
         digest=artifact.digest,
@@ -361,7 +357,7 @@ def _order_transfer(state: State, fact: f.TransferOrdered) -> None:
         attempts=before.attempts + 1 if before else 1,
         microyuan_per_gb=link.microyuan_per_gb if link else 0,
     )
-    state.open_transfers[fact.transfer] = None
+    indices.open_transfer(state, transfer)
     if fact.considered is not None and (job := state.jobs.get(fact.job)):
         state.jobs[job.id] = replace(job, considered=fact.considered)
 
@@ -370,13 +366,13 @@ def _end_transfer(state: State, fact: f.TransferEnded) -> None:
     transfer = state.transfers[fact.transfer]
     if transfer.phase != TransferPhase.ACTIVE:
         return
-    state.open_transfers.pop(transfer.id, None)
+    indices.close_transfer(state, transfer)
     phase = TransferPhase.FAILED if fact.failed else TransferPhase.DONE
     state.transfers[transfer.id] = replace(
         transfer, phase=phase, ended_at_s=fact.at_s, moved_bytes=fact.moved_bytes, why=fact.failed
     )
     if phase == TransferPhase.DONE:
-        _add_replica(state, transfer.artifact, transfer.destination, fact.at_s)
+        indices.add_replica(state, transfer.artifact, transfer.destination, fact.at_s)
 
 
 # ---------------------------------------------------------------- money

@@ -132,9 +132,7 @@ def link_share_bytes_per_s(state: State, source: str, destination: str) -> float
     if link is None:
         return 0.0
     sharing = sum(
-        1
-        for transfer_id in state.open_transfers
-        if (state.transfers[transfer_id].source, state.transfers[transfer_id].destination)
-        == (source, destination)
+        (state.transfers[transfer].source, state.transfers[transfer].destination) == (source, destination)
+        for transfer in state.transfers_at.get(destination, ())
     )
     return link.mbit_per_s * 1e6 / 8 / max(1, sharing)

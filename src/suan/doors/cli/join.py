@@ -169,8 +169,9 @@ class _WallClock:
 def _run(described: Any, key: str, engine: Any, *, stop_runs: bool) -> None:
     """Opens the site's parts and drives the agent until a signal ends it."""
     from suan.doors.client import Client
-    from suan.doors.relay import RelayedDoor
+    from suan.doors.relay import on_this_machine, relayed_door, relayed_services, relayed_url, service_url
     from suan.engines.agent import Agent
+    from suan.engines.readiness import Readiness
     from suan.engines.runner import obey_signals, run_agent
     from suan.stores.artifacts import open_store
     from suan.stores.door import DataDoor
@@ -190,9 +191,16 @@ def _run(described: Any, key: str, engine: Any, *, stop_runs: bool) -> None:
         emulate_links=described.emulate_links,
     )
     client = Client(described.url, key)
-    relayed = RelayedDoor(client, described.site, door.url) if described.data_relay else None
-    if relayed is not None:
-        door.url = described.data_url or relayed.url  # the grid may have another name for others
+    relays = []
+    if described.data_relay:
+        relays.append(relayed_door(client, described.site, door.url))
+        # Others may call the grid by another name.
+        door.url = described.data_url or relayed_url(client, described.site)
+    # Services listen on loopback, out of reach of a grid on another machine.
+    near = on_this_machine(described.url)
+    readiness = Readiness("" if near else service_url(described.site))
+    if not near:
+        relays.append(relayed_services(client, described.site, readiness.url))
     agent = Agent(
         site=described.site,
         store=store,
@@ -202,10 +210,11 @@ def _run(described: Any, key: str, engine: Any, *, stop_runs: bool) -> None:
         mover=ChunkMover(store),
         door=door,
         wattage=_wattage(described, engine),
+        readiness=readiness,
     )
     try:
         run_agent(agent, client, stop, stop_runs=stopping_runs, grace_s=_GRACE_S)
     finally:
-        if relayed is not None:
-            relayed.close()
+        for relay in relays:
+            relay.close()
         agent.close()

@@ -16,7 +16,6 @@ from suan.doors.rest.limits import BodyLimit
 from suan.doors.rest.metric_counts import GatewayTimes, Metrics
 from suan.doors.rest.news import News
 from suan.doors.rest.parts import GridStore, Logs, Parts
-from suan.doors.rest.relay import Relay
 from suan.doors.rest.relay import router as relay_router
 from suan.doors.socket.app import socket_routes
 from suan.doors.socket.meter import Meter
@@ -58,7 +57,6 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.parts = parts
-    app.state.relay = Relay()
     problem.install(app)
     for module in (jobs, job_logs, durations, sites, artifacts, money, estimates, members, events, metrics):
         app.include_router(module.router)

@@ -12,7 +12,7 @@ MIB = 1 << 20
 MAX_BODY_BYTES = 8 * MIB
 _SPECIAL = (
     (re.compile(r"/v1/data/chunks/[^/]*"), 4 * MIB + 4096),  # a chunk is 4 MiB
-    (re.compile(r"/v1/sites/[^/]+/door/[^/]+"), 64 * MIB),  # a chunk or a manifest on its way to another site
+    (re.compile(r"/v1/sites/[^/]+/relay/[^/]+/[^/]+"), 64 * MIB),  # a manifest, or what a service says
     (re.compile(r"/v1/artifacts"), 64 * MIB),  # a manifest: 90 bytes a chunk, 150 and more a small file
 )
 

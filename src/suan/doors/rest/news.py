@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from suan.control.execute import sites_told
 from suan.control.loop import Grid
 from suan.grid.fact import Fact, JobEnded, RunEnded, RunPlaced
 
@@ -58,6 +59,8 @@ class News:
         self._last: dict[Any, Live] = {}  # run or transfer -> its newest progress
         self._wanted: dict[Waiter, Callable[[Fact], bool] | None] = {}
         self._log_waiters: dict[Waiter, str] = {}
+        self._site_waiters: dict[str, dict[Waiter, None]] = {}
+        self._grid = grid
         self._from = self._facts[0][0] if self._facts else grid.state.sequence + 1
         grid.listen(self._add)
 
@@ -76,6 +79,19 @@ class News:
             self._log_waiters[waiter] = run
         return waiter
 
+    def site_waiter(self, site: str) -> Waiter:
+        """Woken when the site's orders may have changed; to be `leave_site`d. Thousands of sites wait: for
+        what is no news for one, nothing is done.
+        """
+        waiter = Waiter()
+        with self._lock:
+            self._site_waiters.setdefault(site, {})[waiter] = None
+        return waiter
+
+    def leave_site(self, site: str, waiter: Waiter) -> None:
+        with self._lock:
+            self._site_waiters[site].pop(waiter, None)
+
     def leave(self, waiter: Waiter) -> None:
         with self._lock:
             self._wanted.pop(waiter, None)
@@ -86,6 +102,7 @@ class News:
         self.closed = True
         with self._lock:
             waiters = [*self._wanted, *self._log_waiters]
+            waiters += [waiter for waiting in self._site_waiters.values() for waiter in waiting]
         for waiter in waiters:
             waiter.wake()
 
@@ -132,6 +149,7 @@ class News:
             return self._live_count, [live for number, live in self._lives if number > after]
 
     def _add(self, news: list[tuple[int, Fact]]) -> None:
+        sites = {site for _, fact in news for site in sites_told(self._grid.state, fact)}
         with self._lock:
             self._facts.extend(news)
             waiters = [
@@ -139,5 +157,6 @@ class News:
                 for waiter, wanted in self._wanted.items()
                 if wanted is None or any(wanted(fact) for _, fact in news)
             ]
+            waiters += [waiter for site in sites for waiter in self._site_waiters.get(site, ())]
         for waiter in waiters:
             waiter.wake()

@@ -1,4 +1,4 @@
-"""What the endpoints work on: one grid, its logs, its store, its news, its meter and its metrics."""
+"""What the endpoints work on: one grid, its logs, its store, its news, its meter, its metrics, its relay."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -8,7 +8,9 @@ import httpx
 from suan.control.loop import Grid
 from suan.doors.rest.metric_counts import Metrics
 from suan.doors.rest.news import News
+from suan.doors.rest.questions import Relay
 from suan.doors.socket.meter import Meter
+from suan.doors.socket.relayed import RelayTransport
 from suan.doors.socket.upstream import new_client
 from suan.grid.artifact import Manifest
 
@@ -49,4 +51,8 @@ class Parts:
     news: News
     meter: Meter
     metrics: Metrics
-    upstream: httpx.AsyncClient = field(default_factory=new_client)  # to the engines of services
+    relay: Relay = field(default_factory=Relay)
+    upstream: httpx.AsyncClient = field(init=False)  # to the engines of services
+
+    def __post_init__(self) -> None:
+        self.upstream = new_client(relayed=RelayTransport(self.relay))

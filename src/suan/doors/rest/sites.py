@@ -22,7 +22,6 @@ from suan.doors.rest.answer import Json, Raw, answers, takes, takes_bytes
 from suan.doors.rest.news import Live
 from suan.doors.rest.parts import Parts
 from suan.doors.schema import DrainBody, JoinBody, JoinTokenBody, LinkBody
-from suan.grid import fact as f
 from suan.grid.account import Key
 from suan.grid.action import Observation, Orders
 from suan.grid.error import Refused
@@ -32,17 +31,6 @@ from suan.grid.state import State
 router = APIRouter(prefix="/v1", tags=["sites"])
 _observation = msgspec.json.Decoder(Observation)
 _tariff = msgspec.json.Decoder(Tariff)
-# Facts after which no site's orders can be others than before.
-_NOT_FOR_SITES = (
-    f.JobSubmitted,
-    f.MarketCleared,
-    f.Metered,
-    f.Settled,
-    f.KeyIssued,
-    f.KeyRevoked,
-    f.TenantSet,
-    f.RunStarted,
-)
 
 
 @router.post("/join-tokens", status_code=201)
@@ -76,10 +64,9 @@ async def report(
         raise Refused(
             "bad_value", f"the report is about {seen.site[:80]!r}", hint=f"report {site}", path="site"
         )
-    waiter = here.news.waiter(lambda fact: not isinstance(fact, _NOT_FOR_SITES))
+    waiter = here.news.site_waiter(site)
     try:
-        orders = await run_sync(here.grid.report, seen)
-        await run_sync(_tell_progress, here, seen)
+        orders = await run_sync(_report, here, seen)
         # No longer than a third of the lease: what a site says is what keeps it alive.
         deadline_s = time.monotonic() + min(wait_s, here.grid.policy.lease_s / 3)
         while orders.version == known and (left_s := deadline_s - time.monotonic()) > 0:
@@ -87,8 +74,14 @@ async def report(
                 break
             orders = await run_sync(here.grid.orders, site)
     finally:
-        here.news.leave(waiter)
+        here.news.leave_site(site, waiter)
     return Json(orders)
+
+
+def _report(here: Parts, seen: Observation) -> Orders:
+    orders = here.grid.report(seen)
+    _tell_progress(here, seen)
+    return orders
 
 
 def _tell_progress(here: Parts, seen: Observation) -> None:

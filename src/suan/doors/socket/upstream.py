@@ -49,11 +49,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         return self.body.get("stream") is True
 
 
-def new_client() -> httpx.AsyncClient:
-    """Engines are reached directly: a proxy in the environment is for the world outside."""
+def new_client(relayed: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """Engines are reached directly: a proxy in the environment is for the world outside. `relayed` is the way
+    to those whose endpoint begins with relay://.
+    """
     timeout = httpx.Timeout(_PATIENCE_S, connect=5.0, pool=30.0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
-    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
+    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False, mounts={"relay://": relayed})
 
 
 def call_for(endpoint: str, path: str, body: dict[str, Any], served_model: str) -> Call:
