@@ -72,7 +72,7 @@ class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_gib: float = 0.0  # limit per node, 0 = none
     max_duration_s: int | None = None
     grace_s: int = 10
-    port: int = 0  # where a service is to listen; 0 = the engine chooses and says so in SUAN_PORT
+    port: int = 0  # where a service listens, at SUAN_HOST; 0 = the engine chooses and says so in SUAN_PORT
     service: bool = False
     duration_s: int | None = None  # simulated engines
 
@@ -88,6 +88,7 @@ class EngineRun(msgspec.Struct, frozen=True, kw_only=True):
     cause: EndCause | None = None  # when ENDED
     detail: str = ""
     usage: Usage | None = None
+    address: str = "127.0.0.1"  # of its first node, as the agent's machine reaches it
     port: int = 0
     devices: tuple[int, ...] = ()  # indices on its pool, where the engine pins them itself
 

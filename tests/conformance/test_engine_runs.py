@@ -260,7 +260,7 @@ def test_secrets_are_not_left_on_disk(site: EngineSite) -> None:
 
 @processes
 def test_a_service_is_given_a_port_and_says_so(site: EngineSite) -> None:
-    command = f"exec {sys.executable} -m http.server --bind 127.0.0.1 $SUAN_PORT"
+    command = f"exec {sys.executable} -m http.server --bind $SUAN_HOST $SUAN_PORT"
     engine = site.open()
     engine.launch(site.spec("s1", command, service=True))
     engine.launch(site.spec("s2", command, service=True))
@@ -270,7 +270,8 @@ def test_a_service_is_given_a_port_and_says_so(site: EngineSite) -> None:
     assert third.port == 23456
 
     def answers() -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", second.port), 1):
+        where = next(run.address for run in engine.runs() if run.run == "s2")
+        with contextlib.suppress(OSError), socket.create_connection((where, second.port), 1):
             return True
         return False
 

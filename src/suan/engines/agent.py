@@ -335,7 +335,7 @@ class Agent:
 
     def _endpoint(self, run: EngineRun, progress: dict[str, float | str]) -> str:
         serves = self._noted(run.run).service and run.phase is RunPhase.RUNNING
-        return self._readiness.endpoint(run.run, run.port, progress) if serves else ""
+        return self._readiness.endpoint(run, progress) if serves else ""
 
     def _noted(self, run: str) -> RunNotes:
         """What was written down when it was staged; nothing much for a run that was not staged here."""

@@ -15,7 +15,7 @@ from suan.grid import hardware
 from suan.grid.error import SiteTrouble
 from suan.grid.site import Pool
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # where services listen: on one machine, on a cluster's nodes
 # Below the range that Linux takes outgoing ports connections from (32768 on, ip(7)): what is free stays free.
 _PORTS = range(20_000, 32_000)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from suan.engines import supervise
-from suan.engines.devices import free_port
+from suan.engines.devices import EVERYWHERE, free_port
 from suan.engines.kubernetes_api import Api
 from suan.engines.kubernetes_cluster import Cluster
 from suan.engines.kubernetes_objects import Pod, Settings
@@ -215,7 +215,7 @@ class KubernetesEngine:
             "shells": ["/bin/bash", "/bin/sh"],
             "arguments": shell_arguments("", shell_text(spec), folder / SCRIPT)[1:],
             "folder": str(spec.folder),
-            "env": run_variables(spec, Placement(pins=(), port=place.port)),
+            "env": run_variables(spec, Placement(pins=(), host=EVERYWHERE, port=place.port)),
             "ranks": spec.nodes,
             "grace_s": spec.grace_s,
             "max_duration_s": spec.max_duration_s,
@@ -270,6 +270,7 @@ class KubernetesEngine:
             phase=RunPhase.STOPPING if STOP in names else started,
             started_at_s=started_at_s,
             detail="" if started_at_s else detail,
+            address=record.address(),
             port=place.port,
         )
 

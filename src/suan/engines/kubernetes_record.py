@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from suan.engines import supervise
+from suan.engines.devices import LOOPBACK
 from suan.engines.metering import PowerShare
 from suan.engines.run_folders import Exit, read_record
 from suan.grid.job import EndCause
@@ -98,6 +99,11 @@ class PodRecord:
         """Where a rank that was taken is: `address`, `port` and `pod`; None before it has said so."""
         said = supervise.read_json(str(self.folder / f"node-{rank}.json"))
         return said if said is not None and "pod" in said else None
+
+    def address(self) -> str:
+        """Of its first rank, once that is there."""
+        first = self.node(0)
+        return str(first["address"]) if first is not None else LOOPBACK
 
     def node_exits(self, names: frozenset[str]) -> dict[int, NodeExit]:
         found = {}

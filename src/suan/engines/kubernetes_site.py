@@ -33,7 +33,6 @@ _OLDEST = (1, 20)
 # What an engine of this kind cannot do, and why: "not yet" may change, "never" is how Kubernetes is.
 LIMITS = {
     "container image": "not yet a run's own: tasks name no image, all runs of a site start in the site's",
-    "service": "not yet: endpoints are looked for on the agent's own machine, and services run in pods",
     "device indices": "never: the device plugin chooses, and a container sees only what it was given",
     "parts of devices": "not yet: MIG profiles and vGPU shares are resources of other names",
     "kubectl logs": "never: a pod's own log goes with the pod and knows no offset; logs are on the volume",

@@ -49,7 +49,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Where a run was put on this machine."""
 
     pins: tuple[Pinning, ...]  # a node each
-    port: int = 0  # where a service listens, 0: none
+    host: str = LOOPBACK  # where a service listens: at this address
+    port: int = 0  # and port, 0: none
     rendezvous_port: int = 0
 
 
@@ -80,7 +81,7 @@ def run_variables(spec: LaunchSpec, placement: Placement) -> dict[str, str]:
     """Variables that all nodes share. The grid's win, but for ports, which only the engine knows."""
     ports = {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(placement.rendezvous_port)}
     if placement.port:
-        ports["SUAN_PORT"] = str(placement.port)
+        ports |= {"SUAN_HOST": placement.host, "SUAN_PORT": str(placement.port)}
     return {
         "SUAN_JOB_ID": spec.job,
         "SUAN_RUN_ID": spec.run,

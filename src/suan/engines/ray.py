@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from suan.engines import supervise
+from suan.engines.devices import LOOPBACK
 from suan.engines.metering import power_share
 from suan.engines.order import shell_text
 from suan.engines.ray_api import ENDED, JobSeen, JobWatch, RayApi, RayNode, Submission
@@ -286,6 +287,7 @@ class RayEngine:
             run=run_of(name),
             phase=RunPhase.STOPPING if stopping else RunPhase.RUNNING if whole else RunPhase.ORDERED,
             started_at_s=min((state.started_at_s for state in states), default=None),
+            address=states[0].address if whole else LOOPBACK,
             port=plan.port,
         )
 

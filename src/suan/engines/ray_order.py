@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from suan.engines import supervise
-from suan.engines.devices import Pinning
+from suan.engines.devices import EVERYWHERE, Pinning
 from suan.engines.order import (
     _INHERITED,
     _INHERITED_FAMILIES,
@@ -55,7 +55,7 @@ def node_orders(
 ) -> tuple[tuple[dict[str, float], ...], list[dict[str, Any]]]:
     """(what each node has to give, by Ray's resources; what its supervisor is told), one of each a node."""
     bundles = tuple({**demand(node, spec.devices_per_node), f"node:{node.ip}": _A_LITTLE} for node in nodes)
-    placement = Placement(pins=(), port=port, rendezvous_port=meeting_port)
+    placement = Placement(pins=(), host=EVERYWHERE, port=port, rendezvous_port=meeting_port)
     shared = run_variables(spec, placement) | {"MASTER_ADDR": nodes[0].ip}
     arguments = shell_arguments("bash", shell_text(spec), folder / SCRIPT)
     addresses = "\n".join(node.ip for node in nodes)
@@ -70,6 +70,7 @@ def node_orders(
             {
                 "argv": arguments,
                 "folder": str(spec.folder),
+                "address": node.ip,
                 "env": shared,
                 "nodes": [{"env": own, "cpus": []}],
                 "grace_s": spec.grace_s,

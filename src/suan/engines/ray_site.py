@@ -15,7 +15,6 @@ OPTIONS = ("url", "token_file")
 # What an engine of this kind cannot do, and why: "not yet" may change, "never" is how Ray is.
 LIMITS = {
     "container image": "not yet: tasks name no image",
-    "service": "not yet on other machines: endpoints are looked for on the agent's own",
     "measured power": "not yet: only the agent's own machine is read; energy on nodes is modelled",
     "device indices": "never: Ray numbers a node's devices itself and tells them to the job alone",
     "pinned cores": "never: Ray counts cores and binds nothing to them",

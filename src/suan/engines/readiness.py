@@ -9,7 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from suan.engines.devices import LOOPBACK
+from suan.ports import EngineRun
 
 _TIMEOUT_S = 2.0
 _PAUSE_S = 0.3
@@ -31,19 +31,20 @@ class Readiness:
         self._asked_s: dict[str, float] = {}  # run -> when it was last asked; inf while it is being asked
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="readiness")
 
-    def endpoint(self, run: str, port: int, progress: dict[str, float | str]) -> str:
+    def endpoint(self, run: EngineRun, progress: dict[str, float | str]) -> str:
         """Where the run's service answers; "" while it does not. Returns at once."""
-        if not port:
+        if not run.port:
             return ""
+        name, authority = run.run, _authority(run)
         with self._lock:
             if progress.get("phase") == "ready":
-                self._ready.add(run)
-            if run in self._ready:
-                url = self._urls[run] = f"http://{LOOPBACK}:{port}"
-                return f"{self._relay}/{run}" if self._relay else url
-            if time.monotonic() - self._asked_s.get(run, 0.0) > _PAUSE_S:
-                self._asked_s[run] = float("inf")
-                self._workers.submit(self._ask, run, port)
+                self._ready.add(name)
+            if name in self._ready:
+                url = self._urls[name] = f"http://{authority}"
+                return f"{self._relay}/{name}" if self._relay else url
+            if time.monotonic() - self._asked_s.get(name, 0.0) > _PAUSE_S:
+                self._asked_s[name] = float("inf")
+                self._workers.submit(self._ask, name, authority)
         return ""
 
     def url(self, run: str) -> str:
@@ -60,17 +61,21 @@ class Readiness:
     def close(self) -> None:
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, run: str, port: int) -> None:
-        ready = answers(port)
+    def _ask(self, run: str, authority: str) -> None:
+        ready = answers(authority)
         with self._lock:
             self._asked_s[run] = time.monotonic()
             if ready:
                 self._ready.add(run)
 
 
-def answers(port: int) -> bool:
-    """Whether a service on this loopback port is ready."""
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=_TIMEOUT_S)
+def _authority(run: EngineRun) -> str:
+    return f"[{run.address}]:{run.port}" if ":" in run.address else f"{run.address}:{run.port}"
+
+
+def answers(authority: str) -> bool:
+    """Whether the service at this HOST:PORT is ready."""
+    connection = http.client.HTTPConnection(authority, timeout=_TIMEOUT_S)
     try:
         connection.connect()
     except OSError:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from suan.engines import supervise
+from suan.engines.devices import LOOPBACK
 from suan.engines.metering import PowerShare
 from suan.engines.run_folders import Exit, read_record
 from suan.grid.job import EndCause
@@ -45,6 +46,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     started_at_s: int
     cgroup: str = ""
+    address: str = LOOPBACK
 
 
 @cache

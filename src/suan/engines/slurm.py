@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from suan.engines import slurm_node, supervise
-from suan.engines.devices import choose_devices, free_port
+from suan.engines.devices import EVERYWHERE, LOOPBACK, choose_devices, free_port
 from suan.engines.metering import power_share
 from suan.engines.order import Placement, inherited, shell_arguments, shell_text
 from suan.engines.record import SCRIPT, boot_id
@@ -191,7 +191,7 @@ class SlurmEngine:
         ports = {port for place in places for port in (place.port, place.rendezvous_port)}
         rendezvous_port = free_port(ports)
         port = spec.port or (free_port(ports | {rendezvous_port}) if spec.service else 0)
-        placement = Placement(pins=(), port=port, rendezvous_port=rendezvous_port)
+        placement = Placement(pins=(), host=EVERYWHERE, port=port, rendezvous_port=rendezvous_port)
         place = Place(
             run=spec.run,
             pool=spec.pool,
@@ -298,6 +298,7 @@ class SlurmEngine:
             run=place.run,
             phase=RunPhase.STOPPING if stopping else RunPhase.RUNNING if states else RunPhase.ORDERED,
             started_at_s=min(state.started_at_s for state in states) if states else None,
+            address=states[0].address if states else LOOPBACK,
             port=place.port,
             detail=f"Slurm: {waiting}" if not states and waiting not in ("", "None") else "",
         )

@@ -183,7 +183,7 @@ def placed(order: dict[str, Any], rank: int, hosts: list[str]) -> dict[str, Any]
     )
     if variable and not pinned and (indices := gres_indices(order["gres"], hosts[rank])):
         own[variable] = indices
-    return {**order, "nodes": [{**node, "env": own}]}
+    return {**order, "address": ips[rank], "nodes": [{**node, "env": own}]}
 
 
 def gres_indices(gres: str, host: str) -> str:

@@ -20,7 +20,6 @@ OPTIONS = ("url", "user", "token_file", "config", "account")
 # What an engine of this kind cannot do, and why: "not yet" may change, "never" is how Slurm is.
 LIMITS = {
     "container image": "not yet: tasks name no image",
-    "service": "not yet: endpoints are looked for on the agent's own machine, and services run on nodes",
     "device indices": "never: Slurm gives devices, and gives no promise about which before the job starts",
     "start at once": "never: a run waits in Slurm's queue behind other users' jobs, ordered meanwhile",
 }

@@ -146,8 +146,7 @@ class Supervisor:
     """One run from its start to its confirmed end. Times are on the boot clock unless they end in `_at_s`."""
 
     def __init__(self, folder: str, order: dict[str, Any]) -> None:
-        self.folder = folder
-        self.order = order
+        self.folder, self.order = folder, order
         self.process = os.getpid()
         self.libc = ctypes.CDLL(None)
         self.started_at_s: int | None = None
@@ -350,6 +349,7 @@ class Supervisor:
 
     def write_state(self, phase: str) -> None:
         state = {"phase": phase, "started_at_s": self.started_at_s, "cgroup": self.cgroup}
+        state |= {"address": self.order["address"]} if "address" in self.order else {}
         with contextlib.suppress(FileNotFoundError):  # the record was removed: the run is ending for that
             write_json(self.path(STATE), state)
 

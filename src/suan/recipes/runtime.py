@@ -82,6 +82,7 @@ class Context(Generic[A]):
         self.args = args
         self.inputs = _folders(env, "SUAN_INPUT_", options.input)
         self.outputs = _folders(env, "SUAN_OUTPUT_", options.output)
+        self.host = env.get("SUAN_HOST", "127.0.0.1")  # where a service listens
         self.port = options.port or int(env.get("SUAN_PORT", "0"))
         self.rank = int(env.get("RANK", "0"))
         self.world_size = int(env.get("WORLD_SIZE", "1"))

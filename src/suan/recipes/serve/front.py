@@ -154,7 +154,7 @@ def run_front(context: Context[Args], model: Path | None) -> int:
         engine, url = start_engine(model, port, context.args), f"http://127.0.0.1:{port}"
     config = uvicorn.Config(
         Front(index, context.args, url).app(),
-        host="127.0.0.1",
+        host=context.host,
         port=context.port,
         log_level="warning",
         timeout_graceful_shutdown=DRAIN_S,
