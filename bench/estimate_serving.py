@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+from estimate_plots import Panel, draw
 from fit_serving import ROOT, Rows, fit_mechanics, fit_residual, predicted, read_rows
 from report import Result, show
 
@@ -169,7 +170,7 @@ def main() -> None:
     blind_line = f"What tuned servers took, not told the rate: {mape(blind):.1%}."
     blind_line += f" Rows that repeat each other are apart from their median: {apart}."
     if "--write" in sys.argv:
-        PAGE.write_text(page(parts, inside, blind_line), encoding="utf-8")
+        PAGE.write_text(page(parts, inside, blind_line, residual_plot(rows, corrected)), encoding="utf-8")
     print(
         "\n".join(
             ["left out: groups", *parts["folds"], "", "left out: sources", *parts["sources"], "", inside]
@@ -197,9 +198,15 @@ and MLPerf Inference results (not verified by MLCommons). A row is predicted by 
 model x chip x devices, then by one that had not seen its source. *Offered load* is the throughput of streams
 whose arrival rate is an input; the other measures are not told it.
 """
+MISSED = """\
+The goal of 25 % for first tokens is missed. Nearly all of it is MLPerf's *server* scenario, whose rate each
+submitter tunes to just below what its server takes. There a first token hangs on how near that is: an error
+of 10 % in throughput, half of the goal for it, moves it by about a third, and a submitter's own batching
+delay, queue order and limits by more, which no column has. Where the load is given and light, or one
+batch runs alone, first tokens are within the goal. Queue settings and one curve of first token against rate
+a configuration would settle it: the knee would then be measured, not inferred.
+"""
 WEAK = """\
-## Where it is weak
-
 - First tokens of busy servers: one configuration measured by several submitters differs up to tenfold (Llama
   3.1 8B on eight B200, 60 to 600 ms at one rate). Their queue settings would settle it.
 - Mixtures with many small experts split over devices: the tables do not say whether by tensor or by expert
@@ -227,13 +234,26 @@ def repeated(rows: Rows) -> dict[str, float]:
     return found
 
 
-def page(parts: dict[str, list[str]], inside: str, blind: str) -> str:
+def residual_plot(rows: Rows, corrected: dict[str, np.ndarray]) -> str:
+    """Errors of every row with its group left out, by measure, source and way of serving."""
+    source, scenario = (rows.columns[name].astype(str) for name in ("source", "scenario"))
+    names = np.array([f"{one}, {way}" for one, way in zip(source, scenario, strict=True)])
+    panels = []
+    for measure, goal in GOAL.items():
+        there = ~np.isnan(corrected[measure])
+        of = {name: np.expm1(corrected[measure][there & (names == name)]) for name in np.unique(names[there])}
+        panels.append(Panel(title=NAMES[measure], errors=of, goal_percent=100.0 * goal))
+    return draw("estimate-accuracy-serving", panels)
+
+
+def page(parts: dict[str, list[str]], inside: str, blind: str, plot: str) -> str:
     """The reference page."""
     held = f"Inside the interval of nine in ten: {inside}. {blind}"
     by_fold, by_source = "\n".join(parts["folds"]), "\n".join(parts["sources"])
     return (
         f"{PREFACE}\n## Groups left out\n\n{by_fold}\n\n{held}\n\n"
-        f"## Whole sources left out\n\n{by_source}\n\n{WEAK}"
+        f"## Whole sources left out\n\n{by_source}\n\n## What is missed, and what would settle it\n\n"
+        f"{MISSED}\n{plot}\n\n{WEAK}"
     )
 
 

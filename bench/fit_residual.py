@@ -20,7 +20,7 @@ from suan.estimate.residual import SCALES, Reference, Spread, correction, featur
 from suan.estimate.training import step_time
 
 TOML = ROOT / "src/suan/estimate/residuals.toml"
-RADIUS = 1.0  # rows nearer than this to a reference run are counted to it
+RADIUS = 0.7  # rows nearer than this to a reference run are counted to it
 NOISE = (
     0.25  # of one row, in units of what two unlike runs differ by; chosen by leaving groups and sources out
 )
@@ -67,7 +67,7 @@ def left_out(rows: Measured, fold: np.ndarray, start: Fit) -> tuple[np.ndarray, 
     for name in np.unique(fold):
         train, test = np.flatnonzero(fold != name), np.flatnonzero(fold == name)
         usable = train[rows.trust[train] != "C"]
-        fitted = fit(rows.take(usable), start=start, steps=8)
+        fitted = fit(rows.take(usable), start=start)
         known = references(rows.take(usable), np.log(rows.step_s[usable] / fitted.step_s(rows.take(usable))))
         here = rows.take(test)
         found = correction(here.cases, known)

@@ -9,7 +9,7 @@ from rest_world import World
 
 from suan.control.execute import PLAN_ENV
 from suan.doors.cli.bids import considered_text, plan_text
-from suan.grid.action import Observation
+from suan.grid.action import Observation, OutputSeen
 from suan.grid.error import Refused
 from suan.grid.job import Resources, Task
 from suan.grid.site import Pool
@@ -126,3 +126,16 @@ def test_a_pool_that_joins_later_is_estimated_for_those_who_wait(world: World) -
 def test_equal_tasks_share_one_work(world: World) -> None:
     world.client().submit([msgspec.structs.replace(pretrain(), outputs={}) for _ in range(3)])
     assert len(world.grid.state.works) == 1
+
+
+def test_cleaning_is_quoted_by_the_bytes_of_its_input(world: World) -> None:
+    run = world.place(world.submit(outputs={"raw": "dataset:raw"}))
+    world.finish(run, outputs={"raw": OutputSeen(digest="d" * 64, bytes=200_000_000, files=1)})
+    task = msgspec.structs.replace(recipe_task("corpus", {}), inputs={"pages": "dataset:raw"})
+    (found,) = quote(world, task)
+    (bid, *_) = found["considered"]["bids"]
+    assert "200.0 MB" in bid["estimate"]["why"]
+    assert 120 < bid["quote"]["run_s"] < 600
+    unknown = msgspec.structs.replace(task, inputs={"pages": "dataset:later"}, name="later")
+    before = msgspec.structs.replace(task, outputs={"corpus": "dataset:later"})
+    assert quote(world, before, unknown)[1]["considered"]["bids"][0]["estimate"] is None

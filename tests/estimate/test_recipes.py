@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from suan.estimate.answers import estimated
 from suan.estimate.cases import Shapes
-from suan.estimate.recipes import estimated, work_of
+from suan.estimate.recipes import work_of
 from suan.estimate.shapes import active
 from suan.grid.work import Estimate, Work
 from suan.recipes import recipe_args, recipe_task
@@ -95,3 +96,67 @@ def test_nothing_is_said_of_what_the_model_does_not_know() -> None:
     assert estimated(asked, "CPU-x86", 8, 1) is None
     assert work_of("corpus", {}, LARGE, None) is None
     assert work_of("serve", {}, None, None) is None, "a model that nobody trained here has no known shape"
+
+
+TUNING: dict[str, Any] = {"steps": 100, "batch_rows": 16, "max_length": 1024, "dtype": "bfloat16"}
+
+
+def test_preferences_cost_two_answers_a_pair_and_a_reference_beside_the_policy() -> None:
+    tuned = answer(work("sft", LARGE, **TUNING | {"batch_rows": 32}, sharding="fsdp"))
+    scored = answer(work("reward", LARGE, **TUNING, sharding="fsdp"))
+    preferred = answer(work("dpo", LARGE, **TUNING, sharding="fsdp"))
+    assert scored.run_s == pytest.approx(tuned.run_s)
+    assert 1.15 * tuned.run_s < preferred.run_s < 1.5 * tuned.run_s
+    # 16 bits of 7.1 B weights over eight devices.
+    assert preferred.least_gib - tuned.least_gib == pytest.approx(7.1e9 * 2 / 8 / 2**30, rel=0.02)
+    assert "reference" in preferred.why
+
+
+def test_under_adapters_the_reference_takes_time_and_no_memory() -> None:
+    tuned = answer(work("sft", LARGE, **TUNING | {"batch_rows": 32}, lora_rank=16))
+    preferred = answer(work("dpo", LARGE, **TUNING, lora_rank=16))
+    assert preferred.run_s > 1.15 * tuned.run_s
+    assert preferred.memory_gib == pytest.approx(tuned.memory_gib)
+
+
+def test_reinforcement_is_mostly_writing_answers_and_ppo_trains_a_critic_too() -> None:
+    given = TUNING | {"batch_rows": 64, "max_new_tokens": 256, "sharding": "fsdp"}
+    grpo = answer(work("rlhf", LARGE, **given))
+    longer = answer(work("rlhf", LARGE, **given | {"max_new_tokens": 512}))
+    ppo = answer(work("rlhf", LARGE, **given, algorithm="ppo"))
+    # `generate` cannot write a token of 32 layers in less than about 30 ms of the host.
+    assert grpo.run_s > 100 * 256 * 0.03
+    assert longer.run_s > 1.7 * grpo.run_s
+    assert ppo.run_s > grpo.run_s and ppo.least_gib > grpo.least_gib
+    assert "generate" in grpo.why and grpo.low_s < grpo.run_s < grpo.high_s and grpo.kwh > 0
+
+
+def test_rewards_that_no_model_gives_need_no_judge() -> None:
+    given = TUNING | {"batch_rows": 64, "max_new_tokens": 64}
+    learnt, ruled = (
+        answer(work("rlhf", LARGE, **given, rewards={name: 1.0}), devices=8) for name in ("model", "distinct")
+    )
+    assert ruled.run_s < learnt.run_s and ruled.least_gib < learnt.least_gib
+
+
+def test_quantising_takes_the_disk_and_then_the_comparison() -> None:
+    few, many = (answer(work("quantise", LARGE, documents=count), devices=1) for count in (16, 4096))
+    # 7.1 B weights read in 16 bits and written in 8, at a gigabyte a second.
+    assert few.run_s > 7.1e9 * 3 / 1e9
+    assert many.run_s > few.run_s
+    assert not answer(work("quantise", LARGE), kind="T4", devices=1).fits
+
+
+def test_cleaning_goes_by_bytes_and_by_the_cores_its_engine_uses() -> None:
+    def cleaned(megabytes: int, cores: int, **args: Any) -> Estimate:
+        own = recipe_task("corpus", args).args
+        asked = work_of("corpus", own, None, None, read_bytes=megabytes * 1_000_000)
+        assert asked is not None
+        return answer(asked, kind="CPU-x86", devices=cores)
+
+    small, large = cleaned(100, 1), cleaned(1000, 1)
+    assert 100 / 2 < small.run_s < 100 * 4
+    assert large.run_s == pytest.approx(10 * small.run_s, rel=0.1)
+    assert cleaned(1000, 8).run_s == pytest.approx(large.run_s), "one process is no faster on eight cores"
+    assert cleaned(1000, 8, engine="daft").run_s < 0.2 * large.run_s
+    assert work_of("corpus", {}, None, None) is None, "an input that is not there yet has no size"

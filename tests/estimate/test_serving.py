@@ -314,3 +314,15 @@ def test_faster_memory_and_more_of_it_never_serves_less(model: dict[str, object]
     load = {"n_accel": 8, "tp": 8, "precision": "fp8", "isl": isl, "osl": osl}
     h100, h200 = (estimate(model, accel, **load).tokens_per_s[0] for accel in ("H100-SXM", "H200"))
     assert h200 >= h100 * (1 - 1e-9)
+
+
+def test_a_model_given_by_its_size_alone_is_served_like_a_usual_one() -> None:
+    columns = {"accel": ["H200"], "n_accel": ["8"], "isl": ["500"], "osl": ["500"]}
+    dims = {"layers": 80, "hidden": 8192, "heads": 64, "kv_heads": 8, "ffn": 28672, "vocab": 128256}
+    known = {name: [str(number)] for name, number in dims.items()}
+    sized, whole = (
+        estimate_serving(serving_cases(columns | {"params_b": ["70.6"]} | shape)) for shape in ({}, known)
+    )
+    assert 0.5 < float(sized.tokens_per_s[0] / whole.tokens_per_s[0]) < 1.1
+    larger = estimate_serving(serving_cases(columns | {"params_b": ["405"]}))
+    assert float(larger.tokens_per_s[0]) < 0.5 * float(sized.tokens_per_s[0])

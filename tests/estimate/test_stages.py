@@ -7,6 +7,7 @@ import pytest
 from known_shapes import llama_8b
 
 from suan.estimate.cases import Cases, Machines, Plans
+from suan.estimate.outcome import estimate_training
 from suan.estimate.rates import kind_index
 from suan.estimate.serving import estimate_serving
 from suan.estimate.serving_cases import ServingCases, serving_cases
@@ -23,7 +24,6 @@ from suan.estimate.stages import (
     quantising,
     reinforcement,
 )
-from suan.estimate.training import step_time
 
 TOKENS = np.array([1e9])
 ONE = np.array([1.0])
@@ -53,7 +53,7 @@ def test_fine_tuning_is_its_steps() -> None:
     cases = training()
     got = fine_tuning(cases, TOKENS)
     steps = np.ceil(1e9 / (4096 * 128))
-    assert got.seconds[0] == pytest.approx(steps * step_time(cases).total_s[0])
+    assert got.seconds[0] == pytest.approx(steps * estimate_training(cases).step_time_s[0])
     assert got.device_hours[0] == pytest.approx(got.seconds[0] * 8 / 3600)
     # Half-empty sequences take as many steps again.
     assert fine_tuning(cases, TOKENS, filled_ratio=0.5).seconds[0] == pytest.approx(
@@ -69,7 +69,7 @@ def test_adapters_skip_the_gradients_and_states_of_frozen_weights() -> None:
 
 def test_preference_adds_a_forward_pass_and_the_reference_beside_the_policy() -> None:
     cases = training()
-    step = step_time(cases)
+    step = estimate_training(cases).parts
     got, before = preference(cases, ONE * 6400), preference(cases, ONE * 6400, reference_before=True)
     assert got.seconds[0] == pytest.approx(100 * (step.total_s[0] + forward_s(step)[0]))
     # 16 bits of 8 B over eight devices.

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from suan.estimate.recipes import estimated, work_of
+from suan.estimate.answers import estimated
+from suan.estimate.recipes import work_of
 from suan.grid.artifact import artifact_name
 from suan.grid.error import Refused
 from suan.grid.fact import WorkEstimated
-from suan.grid.hardware import accelerator
-from suan.grid.job import Job, Task
+from suan.grid.hardware import CPU_DEVICE_CLASS, accelerator
+from suan.grid.job import Job, Resources, Task
 from suan.grid.site import Pool
 from suan.grid.state import State
 from suan.grid.work import Estimate, Estimates, Work, place_name
@@ -126,11 +127,18 @@ def _places(task: Task, pools: Iterable[Pool]) -> Iterator[Place]:
     for pool in pools:
         kind = accelerator(pool.accelerator).name
         for resources in task.resources:
-            if resources.accelerator == kind and resources.accelerators <= pool.devices_per_node:
-                key = (kind, resources.accelerators)
+            if _asks_for(resources, kind) and resources.devices <= pool.devices_per_node:
+                key = (kind, resources.devices)
                 most[key] = max(most.get(key, 0), pool.nodes)
     for (kind, devices), nodes in most.items():
         yield from ((kind, devices, count) for count in allowed_nodes(task) if count <= nodes)
+
+
+def _asks_for(resources: Resources, kind: str) -> bool:
+    """Whether it names the kind, or asks for cores and the kind is one of CPUs."""
+    if resources.accelerator:
+        return resources.accelerator == kind
+    return accelerator(kind).device_class == CPU_DEVICE_CLASS
 
 
 # ---------------------------------------------------------------- which work
@@ -144,9 +152,17 @@ def _work(state: State, tenant: str, tasks: Sequence[Task], index: int) -> Work 
         trained = _trained(state, tenant, (tasks, index))
         tokenizer = None if trained is None else _writer(state, tenant, trained, TOKENIZER)
         args = [None if source is None else _task(source).args for source in (trained, tokenizer)]
-        return work_of(task.recipe, task.args, *args)
+        return work_of(task.recipe, task.args, *args, read_bytes=_read_bytes(state, tenant, task))
     except (KeyError, TypeError, ValueError, Refused):  # what the recipe or `admit` will refuse
         return None
+
+
+def _read_bytes(state: State, tenant: str, task: Task) -> int:
+    """Bytes of the task's inputs; 0 where one of them is not there yet."""
+    parts = [artifact_name(text) for text in task.inputs.values()]
+    found = [state.artifact(part.kind, part.name, part.version) for part in parts]
+    there = [artifact.bytes for artifact in found if artifact is not None and may_read(tenant, artifact)]
+    return sum(there) if len(there) == len(parts) else 0
 
 
 def _task(source: Source) -> Task:

@@ -139,7 +139,7 @@ def read_rows(table: Mapping[str, Text]) -> Rows:
     def number(name: str, otherwise: float = 0.0) -> Floats:
         return numbers(column(name), otherwise)
 
-    shapes = _shapes(column, size)
+    shapes = shapes_of(column, size)
     seq_len = np.where(number("seq_len") > 0, number("seq_len"), 4096.0)
     machines = _machines(column, size)
     given = (number("dp") > 0) & (number("tp") > 0) & (number("pp") > 0)
@@ -169,8 +169,8 @@ def read_rows(table: Mapping[str, Text]) -> Rows:
     )
 
 
-def _shapes(column: Callable[[str], Text], size: int) -> Shapes:
-    """Shapes of the rows, what they lack filled in."""
+def shapes_of(column: Callable[[str], Text], size: int) -> Shapes:
+    """Shapes of so many rows, what they lack filled in."""
 
     def number(name: str, otherwise: float = 0.0) -> Floats:
         return numbers(column(name), otherwise)

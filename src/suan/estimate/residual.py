@@ -21,7 +21,7 @@ SCALES = {
     "log2_active_params": 2.0,
     "log2_devices": 4.0,
     "log2_micro_batch_tokens": 2.0,
-    "log2_seq_len": 2.0,
+    "log2_seq_len": 1.0,
     "log2_tp": 2.0,
     "log2_pp": 2.0,
     "log2_ep": 2.0,

@@ -12,9 +12,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from suan.estimate.cases import Floats, Ints, Precision
+from suan.estimate.columns import shapes_of
 from suan.estimate.rates import PEAK_FROM, kind_index, kinds
 from suan.estimate.serving_rates import family_of, further_peaks, watts_per_tflops
 from suan.grid.error import Refused
@@ -71,6 +72,8 @@ SCENARIO_NAMES = {
 # (about 300) in the public request sets that publish theirs.
 UNKNOWN_PROMPT_TOKENS = 256.0
 UNKNOWN_OUTPUT_TOKENS = 256.0
+# Of a model given by its size alone. Source: config.json of Llama 3 and Mistral 7B.
+UNKNOWN_KV_HEADS = 8.0
 # What an engine takes at once until somebody tunes it. Source: max_num_seqs of vLLM, 256 on most devices.
 UNTUNED_SEQUENCES = 256.0
 # A run nobody gave the size of. Source: requests of TensorRT-LLM 0.14's published online tables.
@@ -170,8 +173,12 @@ def serving_cases(columns: Mapping[str, ArrayLike]) -> ServingCases:
     text = _texts(columns)
     n = len(next(iter(text.values())))
 
+    lacking, assumed = _assumed_shapes(text, n)
+
     def numbers(name: str, default: float | Floats = 0.0) -> Floats:
         given = _numbers(text[name]) if name in text else np.full(n, np.nan)
+        if name in assumed:
+            given = np.where(lacking & np.isnan(given), assumed[name], given)
         return np.where(np.isnan(given), default, given)
 
     names = text["accel"]
@@ -206,6 +213,21 @@ def serving_cases(columns: Mapping[str, ArrayLike]) -> ServingCases:
         itl_limit_s=numbers("slo_itl_ms", limit * 1e3) / 1e3,
         engine=np.array(engine, dtype=np.int64),
     )
+
+
+def _assumed_shapes(text: Mapping[str, list[str]], size: int) -> tuple[NDArray[np.bool_], dict[str, Floats]]:
+    """(rows that lack depth, width or heads, columns of a shape that would be of their model's size)."""
+    told = [_numbers(text.get(name, [""] * size)) for name in ("layers", "hidden", "heads")]
+    lacking = ~np.all([values > 0 for values in told], axis=0)
+    if not lacking.any():
+        return lacking, {}
+    shapes = shapes_of(lambda name: text.get(name, [""] * size), size)
+    named = {"layers": "layers", "hidden": "hidden", "heads": "heads", "kv_heads": "kv_heads", "ffn": "ffn"}
+    named |= {"vocab": "vocab", "n_experts": "experts", "topk": "top_k", "moe_ffn": "expert_ffn"}
+    assumed = {column: getattr(shapes, field).astype(np.float64) for column, field in named.items()}
+    assumed["kv_heads"] = np.minimum(assumed["kv_heads"], UNKNOWN_KV_HEADS)
+    sizes = {"params_b": shapes.params / 1e9, "active_params_b": shapes.active_params / 1e9}
+    return lacking, assumed | sizes
 
 
 def _texts(columns: Mapping[str, ArrayLike]) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ ASPECT = 128.0  # hidden / layers of a decoder given by its size alone (GPT-3 17
 ROUTED_ASPECT = (
     64.0  # of a mixture, by its active parameters (Qwen3 30B and 235B: 43, gpt-oss: 80, DeepSeek-V3: 117)
 )
+UNKNOWN_PARAMS = 7e9  # of a model nobody says anything of
 ACTIVE_RATIO = 0.1  # active / all parameters of a mixture (Qwen3 0.10, DeepSeek-V3 0.055, Nemotron-3 0.10)
 GATED_FFN = 8.0 / 3.0  # ffn / hidden of a gated feed-forward beside full attention (Llama 1 and 2)
 GROUPED_FFN = 3.5  # the same beside grouped attention (Llama-2 70B, Llama 3, Mistral)
@@ -218,7 +219,7 @@ def _depth_and_width(shapes: Shapes) -> tuple[Ints, Ints]:
     size = np.where(shapes.active_params > 0, shapes.active_params, shapes.params)
     routed = (shapes.experts > 0) | (shapes.kind_code == Kind.MOE)
     size = np.where(routed & (shapes.active_params == 0), shapes.params * ACTIVE_RATIO, size)
-    size = np.where(size > 0, size, 7e9)
+    size = np.where(size > 0, size, UNKNOWN_PARAMS)
     aspect = np.where(routed, ROUTED_ASPECT, ASPECT)
     width = np.maximum(np.round((size * aspect / 12.0) ** (1.0 / 3.0) / 128.0), 1.0) * 128.0
     hidden = np.where(shapes.hidden > 0, shapes.hidden, width).astype(np.int64)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from suan.estimate.cases import Cases, Floats
+from suan.estimate.cases import Cases, Floats, Shapes
 from suan.estimate.energy import (
     JOULES_PER_KWH,
     Phases,
@@ -20,13 +20,14 @@ from suan.estimate.energy import (
     serving_phases,
 )
 from suan.estimate.memory import memory_gib
+from suan.estimate.outcome import estimate_training
 from suan.estimate.rates import rates
 from suan.estimate.serving import estimate_serving, with_best_plan
 from suan.estimate.serving_cases import Scenario, ServingCases
 from suan.estimate.serving_load import steady_step
 from suan.estimate.serving_rates import serving_rates
 from suan.estimate.serving_step import batch_prefill_s
-from suan.estimate.training import StepTime, step_time
+from suan.estimate.training import StepTime
 
 GIB = 2.0**30
 HALF_BYTES = 2.0
@@ -60,6 +61,8 @@ class Rollouts:
     samples: Floats  # completions a prompt; 1 for PPO
     longest_ratio: Floats  # tokens of the longest completion over the mean: the others wait for it
     apart: bool = False  # generation has devices of its own, and runs one step ahead
+    # Seconds of the host a token, where the training framework writes the answers itself; else a server does.
+    host_token_s: Floats | None = None
 
 
 @cache
@@ -68,6 +71,11 @@ def _table() -> dict[str, Any]:
     from importlib.resources import files
 
     return tomllib.loads(files("suan.estimate").joinpath("stages.toml").read_text("utf-8"))
+
+
+def _step(cases: Cases) -> StepTime:
+    """A training step as estimated, what measured runs taught counted in."""
+    return estimate_training(cases).parts
 
 
 def forward_s(step: StepTime) -> Floats:
@@ -82,7 +90,7 @@ def fine_tuning(cases: Cases, tokens: Floats, *, filled_ratio: Floats | float = 
 
     `filled_ratio`: tokens that count in a sequence, over its length: below one where nothing is packed.
     """
-    step = step_time(cases)
+    step = _step(cases)
     steps = np.ceil(tokens / (cases.tokens * filled_ratio))
     return _cost(cases, steps, step, {"train": step.total_s})
 
@@ -102,10 +110,9 @@ def preference(cases: Cases, pairs: Floats, *, reference_before: bool = False) -
     are computed once and kept: it takes the same time, but no memory beside the policy. Under adapters the
     reference is the frozen weights themselves.
     """
-    step = step_time(cases)
+    step = _step(cases)
     steps = np.ceil(2.0 * pairs / cases.global_batch)
-    beside = np.zeros(len(cases)) if reference_before else _frozen_gib(cases)
-    beside = np.where(cases.plans.adapters > 0, 0.0, beside)
+    beside = np.zeros(len(cases)) if reference_before else beside_gib(cases, references=1)
     parts = {"train": step.total_s, "reference": forward_s(step)}
     return _cost(cases, steps, step, parts, beside_gib=beside)
 
@@ -126,16 +133,17 @@ def reinforcement(
     devices the phases follow each other and weights move between their layouts; apart, the slower side is
     the pace.
     """
-    step = step_time(policy)
+    step = _step(policy)
     completions = rollouts.prompts * rollouts.samples
     batches = completions / policy.global_batch
     trained = {"train": step.total_s * batches * epochs}
     beside = np.zeros(len(policy))
     if critic is not None:
-        trained["critic"] = (step_time(critic).total_s * epochs + forward_s(step_time(critic))) * batches
+        valued = _step(critic)
         beside = beside + memory_gib(critic).total
+        trained["critic"] = (valued.total_s * epochs + forward_s(valued)) * batches
     for scorer in scorers:
-        judged = forward_s(step_time(scorer)) * completions / scorer.global_batch
+        judged = forward_s(_step(scorer)) * completions / scorer.global_batch
         trained["score"] = trained.get("score", np.zeros(len(policy))) + judged
         beside = beside + _frozen_gib(scorer)
     made = {"generate": generation_s(rollouts), "move weights": _move_s(policy)}
@@ -155,8 +163,11 @@ def reinforcement(
 def generation_s(rollouts: Rollouts) -> Floats:
     """Seconds until the last completion of a step is there.
 
-    The crowd goes at the server's full rate; after it the longest ones go on alone, as fast as few do.
+    The crowd goes at the server's full rate; after it the longest ones go on alone, as fast as few do. A
+    framework without a server writes all of a device's answers together, until the longest has ended.
     """
+    if rollouts.host_token_s is not None:
+        return _written_together_s(rollouts, rollouts.host_token_s)
     crowd = estimate_serving(rollouts.serving)
     count = rollouts.prompts * rollouts.samples
     together = count / np.maximum(crowd.requests_per_s, 1e-12)
@@ -170,6 +181,35 @@ def generation_s(rollouts: Rollouts) -> Floats:
     alone_s = estimate_serving(few).itl_ms / 1e3
     longer = np.maximum(rollouts.longest_ratio - 1.0, 0.0) * rollouts.serving.output_tokens
     return together + longer * alone_s
+
+
+def _written_together_s(rollouts: Rollouts, host_token_s: Floats) -> Floats:
+    batch = replace(
+        rollouts.serving,
+        scenario=np.full(len(rollouts.serving), Scenario.BATCH),
+        concurrency=rollouts.prompts * rollouts.samples,
+        rate_per_s=np.zeros(len(rollouts.serving)),
+    )
+    got = estimate_serving(batch)
+    longest = rollouts.longest_ratio * rollouts.serving.output_tokens
+    return np.asarray(got.ttft_ms / 1e3 + longest * np.maximum(got.itl_ms / 1e3, host_token_s))
+
+
+def host_token_s(shapes: Shapes) -> Floats:
+    """Seconds that transformers' own `generate` takes of the host a token, however fast the device is."""
+    known = _table()["generate"]
+    return np.asarray(known["host_s"] + known["host_s_per_layer"] * shapes.layers)
+
+
+def lone_token_s(cases: ServingCases, shapes: Shapes) -> Floats:
+    """Seconds between tokens of one text that `generate` writes alone."""
+    alone = replace(
+        cases,
+        scenario=np.full(len(cases), Scenario.BATCH),
+        concurrency=np.ones(len(cases)),
+        rate_per_s=np.zeros(len(cases)),
+    )
+    return np.asarray(np.fmax(estimate_serving(alone).itl_ms / 1e3, host_token_s(shapes)))
 
 
 def serving_kwh(cases: ServingCases, seconds: Floats) -> Floats:
@@ -253,6 +293,15 @@ def quantising(
 
 def _sum(parts: dict[str, Floats]) -> Floats:
     return np.asarray(sum(parts.values()), dtype=np.float64)
+
+
+def beside_gib(cases: Cases, *, references: int = 0, judges: int = 0, critics: int = 0) -> Floats:
+    """GiB a device of models of the policy's shape beside it: frozen references and judges, trained critics.
+    Under adapters the reference is the policy's own frozen weights.
+    """
+    frozen = np.where(cases.plans.adapters > 0, 0, references) + judges
+    trained = memory_gib(cases).total if critics else np.zeros(len(cases))
+    return np.asarray(frozen * _frozen_gib(cases) + critics * trained)
 
 
 def _frozen_gib(cases: Cases) -> Floats:

@@ -96,7 +96,8 @@ def _between(cases: Cases, fabric: Fabric, layers: Layers, tuning: Coefficients)
     passes = 2.0 + again  # forward, backward, forward again
     message = 2.0 * tokens * hidden
     tensors = group_of(fabric, plans.tp, 1)
-    tp_s = 2.0 * passes * all_reduce_s(fabric, tensors, message) * tuning["tp_exposed"]
+    shown = np.where(plans.attention == Attention.UNFUSED, tuning["tp_exposed_unfused"], tuning["tp_exposed"])
+    tp_s = 2.0 * passes * all_reduce_s(fabric, tensors, message) * shown
     routed = parameters(shapes).moe_layers / np.maximum(shapes.layers, 1)
     spread = np.where(plans.ep > 1, plans.tp, 1)
     sent = message / spread
@@ -140,9 +141,11 @@ def _replicas(cases: Cases, fabric: Fabric, covered_s: Floats, tuning: Coefficie
     # Experts are replicated over what expert parallelism leaves of the data-parallel ranks.
     spread = np.where(plans.ep > 1, np.maximum(ranks * plans.tp / plans.ep, 1.0), ranks)
     apart = group_of(fabric, spread, np.where(plans.ep > 1, plans.ep, stride))
-    sixteen = plans.precision != Precision.FP32
-    weight = np.where(sixteen, 2.0, 4.0)
-    gradient = np.where((plans.precision == Precision.FP16) | (plans.zero_stage >= 2), weight, 4.0)
+    narrow = np.isin(plans.precision, (Precision.FP8, Precision.MXFP8, Precision.NVFP4))
+    weight = np.where(plans.precision == Precision.FP32, 4.0, np.where(narrow, 1.0, 2.0))
+    # Gradients in bf16 are summed in fp32 and sent so, unless sharded; beside 8-bit matrices in bf16.
+    halved = (plans.precision == Precision.FP16) | (plans.zero_stage >= 2)
+    gradient = np.where(narrow, 2.0, np.where(halved, weight, 4.0))
     trained = np.where(plans.adapters > 0, 0.01, 1.0)
 
     def once(bytes_each: Floats) -> Floats:

@@ -9,7 +9,7 @@ import msgspec
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """A question to the performance model, devices apart: jobs of one work share their estimates."""
 
-    stage: str  # train | evaluate | serve
+    stage: str  # train | evaluate | serve | quantise | corpus
     shape: dict[str, int]  # of the model: columns of `estimate.cases.Shapes`
     precision: str  # of the matrix multiplications
     seq_len: int = 0
@@ -19,7 +19,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     questions: int = 0  # of an evaluation, each with `choices` answers whose likelihood is read off
     choices: int = 0
     answers: int = 0  # that are written out, of `answer_tokens` each
-    answer_tokens: int = 0
+    answer_tokens: int = 0  # in training: `answers` are written a step, and learnt from
+    references: int = 0  # frozen copies of the policy that read a step's sequences forward
+    judges: int = 0  # frozen models of its shape that do so as well: a learnt reward
+    critics: int = 0  # models of its shape that are trained beside it
+    passes: int = 1  # times that a step's sequences are trained on
+    read_bytes: int = 0  # of inputs, where these are the work
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):

@@ -109,7 +109,9 @@ def _on(known: Estimates, task: Task, accelerator: str, nodes: int) -> Estimate 
 
 
 def _devices_a_node(task: Task, accelerator: str) -> int:
-    return next((one.devices for one in task.resources if one.accelerator == accelerator), 0)
+    """As the task asks: of the kind, or of CPU cores, which no kind is named for."""
+    named = next((one.devices for one in task.resources if one.accelerator == accelerator), 0)
+    return named or next((one.devices for one in task.resources if not one.accelerator), 0)
 
 
 # ---------------------------------------------------------------- what sites teach

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from suan.estimate.shapes import UNKNOWN_PARAMS
 from suan.grid.error import Refused
 
 Columns = dict[str, list[str]]
@@ -87,7 +88,19 @@ def columns_of(
             raise Refused("bad_table", f"{where}, row {number}: not as many cells as the header", row=number)
     notes = [_note(name, known) for name in header if name and name not in (*known, *SET_ASIDE)]
     columns = {name: [str(row.get(name, "")).strip() for row in rows] for name in header if name in known}
-    return columns, notes
+    return columns, notes + _silent(columns, len(rows))
+
+
+def _silent(columns: Columns, size: int) -> list[str]:
+    """A note where rows say nothing of how large their model is."""
+    told = [columns.get(name, [""] * size) for name in ("params_b", "layers", "hidden")]
+    rows = [number for number, cells in enumerate(zip(*told, strict=True), 1) if not any(cells)]
+    if not rows:
+        return []
+    which = (
+        f"row {rows[0]} says" if len(rows) == 1 else f"{len(rows):,} rows, the first is row {rows[0]}, say"
+    )
+    return [f"{which} nothing of the model's size: taken as {UNKNOWN_PARAMS / 1e9:g} billion parameters"]
 
 
 def _note(name: str, known: Sequence[str]) -> str:
