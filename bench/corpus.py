@@ -6,7 +6,9 @@
 The work: JSON lines of raw pages in; text mended, filtered for quality and repetition, near duplicates gone by
 MinHash; JSON lines out. The peers live in environments of their own, named by `SUAN_DATATROVE_PYTHON` and
 `SUAN_DATA_JUICER_PYTHON` (or `--datatrove`, `--data-juicer`); without one the stage is measured alone.
-CPU-seconds are user and system time of the whole process and its children, start-up included.
+CPU-seconds are user and system time of the whole process and its children, start-up included. data-juicer
+installs what it misses while it runs; what this work needs is `pip install py-data-juicer aiohttp ftfy scipy
+ray torch` into its environment, and nothing is fetched during the measurement.
 """
 
 import argparse
@@ -85,9 +87,10 @@ def pages(n_bytes: int) -> Iterator[str]:
 
 
 def cpu_seconds(command: list[str]) -> float:
-    """User and system time of a command and all it starts.; ends the benchmark when it fails."""
+    """User and system time of a command and all it starts; ends the benchmark when it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+    environment |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
     done = subprocess.run(
         command, check=False, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

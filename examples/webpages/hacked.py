@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from make_pages import spliced
+from make_pages import simplified, spliced
 from noise import Noise
 
 
@@ -81,6 +81,7 @@ def hack(draw: random.Random, noise: Noise, title: str, paragraphs: Sequence[str
     if draw.random() < 1 / 3 and any("一" <= character <= "鿿" for character in title + paragraphs[0]):
         lines = [(kind, line if kind == "spam" else spliced(line)) for kind, line in lines]
         kind += " spliced"
+        paragraphs = [simplified(paragraph) for paragraph in paragraphs]
     if kind.startswith("html"):
         raw = as_html(draw, title, lines)
     else:

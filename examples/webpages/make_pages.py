@@ -107,13 +107,18 @@ PINYIN = {
 
 
 @cache
-def _converter() -> OpenCC:
-    return OpenCC("s2t")
+def _converter(way: str) -> OpenCC:
+    return OpenCC(way)
+
+
+def simplified(text: str) -> str:
+    """A text after the way to traditional characters and back, which some do not survive."""
+    return str(_converter("t2s").convert(_converter("s2t").convert(text)))
 
 
 def spliced(text: str) -> str:
     """Traditional characters, with pinyin behind many of them."""
-    traditional = _converter().convert(text)
+    traditional = _converter("s2t").convert(text)
     return "".join(
         f"{character}({PINYIN[character]})" if character in PINYIN else character for character in traditional
     )

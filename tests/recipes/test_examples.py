@@ -54,9 +54,9 @@ def run_example(name: str, folder: Path, nodes: int = 1) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("name", [*NAMES, "moe"])
+@pytest.mark.parametrize("name", [*NAMES, "moe", "assistant"])
 def test_task_files_are_read(name: str) -> None:
-    file = EXAMPLES / name / ("pipeline.yaml" if name == "moe" else "task.yaml")
+    file = EXAMPLES / name / ("task.yaml" if name in NAMES else "pipeline.yaml")
     tasks = read_tasks(file.read_text("utf-8"), source=str(file), now_s=0).tasks
     assert all(task.run and task.outputs for task in tasks)
 
@@ -96,3 +96,36 @@ def test_plain_jax(tmp_path: Path) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     report = run_example("jax", tmp_path)
     assert report["loss"] < report["first_loss"] - 1.0
+
+
+@pytest.mark.slow
+def test_an_assistant_from_few_samples(tmp_path: Path, trained: Path, run_stage: Any) -> None:
+    """The stages of its pipeline at a small size; how well it does is on its page."""
+    maker = [sys.executable, EXAMPLES / "assistant" / "make_data.py", "--output", tmp_path / "data"]
+    subprocess.run([*maker, "--examples", "32"], check=True, timeout=60)
+    tuned, report = tmp_path / "tuned", tmp_path / "report"
+    done = run_stage(
+        "sft",
+        f"--input=model={trained / 'model'}",
+        f"--input=dataset={tmp_path / 'data' / 'conversations'}",
+        f"--output={tuned}",
+        lora_rank=4,
+        steps=8,
+        batch_rows=8,
+    )
+    assert done.returncode == 0, done.stderr
+    done = run_stage(
+        "evaluate",
+        f"--input=model={tuned}",
+        f"--input=data={tmp_path / 'data' / 'exam'}",
+        f"--output={report}",
+        tasks=["triage"],
+        shots=[0],
+        documents=0,
+        generations=0,
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = [
+        row for row in json.loads((report / "report.json").read_text())["rows"] if row["metric"] == "acc"
+    ]
+    assert (row["documents"], row["chance"]) == (64, 0.25)

@@ -1,5 +1,6 @@
 """The corpus stage as a whole: parts, resuming, evaluation sets, personal data, formats."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -166,3 +167,23 @@ def test_all_cores_make_what_one_process_makes(tmp_path: Path, run_stage: Any) -
     local, daft = files(tmp_path / "local"), files(tmp_path / "daft")
     assert local.pop("suan.json") != daft.pop("suan.json")  # the manifest names the engine
     assert local == daft
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_makes_what_one_process_makes(tmp_path: Path, run_stage: Any) -> None:
+    pytest.importorskip("daft")
+    pytest.importorskip("ray", reason="engine=ray needs Ray: pip install 'suan[data-cluster]'")
+    for engine in ("local", "ray"):
+        done = run_stage(
+            "corpus", "--input", PAGES, "--output", tmp_path / engine, engine=engine, part_mb=0.01
+        )
+        assert done.returncode == 0, done.stderr
+    local, ray = files(tmp_path / "local"), files(tmp_path / "ray")
+    assert local.pop("suan.json") != ray.pop("suan.json")
+    assert local == ray
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is here")
+def test_without_ray_the_stage_says_what_to_install(tmp_path: Path, run_stage: Any) -> None:
+    done = run_stage("corpus", "--input", PAGES, "--output", tmp_path, engine="ray")
+    assert done.returncode and "suan[data-cluster]" in done.stderr + done.stdout

@@ -129,6 +129,35 @@ def test_questions_are_drawn_from_the_whole_file(tmp_path: Path) -> None:
     assert suites.drawn(question, 0, 1) is None
 
 
+def test_examinations_are_read_as_they_are_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C-Eval explains its worked examples and not its questions; CMMLU names its columns otherwise."""
+    from lm_eval.tasks import TaskManager
+
+    tables = {
+        "ceval/val/physics_val.csv": "id,question,A,B,C,D,answer\n"
+        '0,"一年有几季，\n在温带",一,二,三,四,D\n1,水,1,2,3,4,A\n',
+        "ceval/dev/physics_dev.csv": "id,question,A,B,C,D,answer,explanation\n0,日出于,东,西,南,北,A,自转\n",
+        "cmmlu/test/sums.csv": ",Question,A,B,C,D,Answer\n0,一加一,一,二,三,四,B\n",
+        "cmmlu/dev/sums.csv": ",Question,A,B,C,D,Answer\n0,一加二,一,二,三,四,C\n",
+    }
+    for name, text in tables.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    found = {question.name: question for question in suites.of_folder((suites.DEFINITIONS,), tmp_path)}
+    assert set(found) == {"ceval", "cmmlu"}
+    assert suites.drawn(found["ceval"], 1, 1) in ([0], [1]), "two records, one of them on two lines"
+    monkeypatch.chdir(tmp_path)
+    for name, answer in (("ceval", "D"), ("cmmlu", "B")):
+        manager = TaskManager(include_path=[str(suites.DEFINITIONS)], include_defaults=False)
+        task = manager.load([name])["tasks"][name]
+        task.set_config(key="num_fewshot", value=1)
+        task.set_fewshot_seed(seed=1)
+        asked = next(iter(task.test_docs()))
+        shown = task.fewshot_context(asked, 1)
+        assert shown.count("答案：") == 2 and shown.endswith("D. 四\n答案：")
+        assert task.doc_to_target(asked) == answer
+
+
 @pytest.mark.slow
 def test_fewclue_zero_and_one_shot_goes_on_after_a_kill_and_is_compared(
     tmp_path: Path, trained: Path, corpus: Path, fewclue: Path, run_stage: Any

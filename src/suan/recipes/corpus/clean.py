@@ -104,7 +104,7 @@ def clean_pages(pages: list[dict[str, Any]], args: Args, ledger: Ledger) -> list
         spans.append((len(lines), title.strip()))
     ledger.stage("read", len(pages), sum(len(page["text"]) for page in pages))
     ledger.stage("text of the page", len(pages), sum(len(line.text) for line in lines))
-    judged = Judged(lines)
+    judged = Judged(lines, [last for last, _ in spans])
     kept, first = [], 0
     for page, (last, title) in zip(pages, spans, strict=True):
         article(judged, first, last, title)

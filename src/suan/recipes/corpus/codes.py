@@ -108,6 +108,19 @@ class Texts:
         kept.codes, kept.offsets = fold_table()[self.codes], self.offsets
         return kept
 
+    def edged(self) -> "Texts":
+        """The same texts with a mark before the first and after the last character."""
+        import numpy as np
+
+        texts = len(self.offsets) - 1
+        kept = object.__new__(Texts)
+        places = np.concatenate((self.offsets[:-1], self.offsets[1:]))
+        marks = np.repeat(np.array([2, 3], self.codes.dtype), texts)
+        order = np.lexsort((marks == 2, places))  # a text's end stands before the next one's beginning
+        kept.codes = np.insert(self.codes, places[order], marks[order])
+        kept.offsets = self.offsets + 2 * np.arange(texts + 1)
+        return kept
+
     def windows(self, width: int) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
         """(64-bit hashes of all windows of `width` characters, offsets of each text's windows).
 

@@ -6,10 +6,11 @@ words stays with its article, and the same words in a list of links go.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from suan.recipes.corpus import lexicon
-from suan.recipes.corpus.codes import COMMA, DIGIT, HAN, LETTER, SEPARATOR, SPACE, STRANGE, Texts
+from suan.recipes.corpus.codes import DIGIT, HAN, LETTER, SEPARATOR, SPACE, STRANGE, Texts
 from suan.recipes.corpus.page import Line
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ REASONS = (
 KEPT, MARKUP, DESTROYED, SPAM, NAVIGATION, BOILERPLATE, COUNTER, ASIDE, OFF, REPEATED = range(len(REASONS))
 
 _STRANGE_RATIO = 0.15
-_SWITCH = 2.0  # what it costs to leave the article or to come back to it, in log odds
+_SWITCH = 1.5  # what it costs to leave the article or to come back to it, in log odds
+_STRANGER = -0.9  # a short line less likely than this goes although it stands amid the article
+_NO_TITLE = -4.0
 _TITLE_LINES = 8
 _TITLE_OVERLAP = 0.5
 
@@ -38,14 +41,22 @@ _TITLE_OVERLAP = 0.5
 class Judged:
     """Lines of many pages with what the rules and the classifier say of each."""
 
-    def __init__(self, lines: Sequence[Line]) -> None:
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        stops: Sequence[int] = (),
+        quality: "np.ndarray[Any, Any] | None" = None,
+    ) -> None:
+        """`stops` tells for each page the number of lines up to its end; without it all are one page."""
         import numpy as np
 
         from suan.recipes.corpus.quality import log_odds
 
         self.texts = [line.text for line in lines]
-        codes = Texts(self.texts)
-        counts = codes.counts()
+        stops = stops or [len(lines)]
+        self.page = np.repeat(np.arange(len(stops)), np.diff(stops, prepend=0))
+        self.codes = Texts(self.texts)
+        counts = self.codes.counts()
         self.length = np.maximum(1, counts.sum(1))
         self.han = counts[:, HAN] + counts[:, STRANGE]
         self.counts = counts
@@ -54,10 +65,24 @@ class Judged:
         self.link = np.array([line.link_ratio for line in lines])
         self.aside = np.array([line.is_aside for line in lines], bool)
         self.heading = np.array([line.is_heading for line in lines], bool)
-        self.quality = log_odds(codes)
+        self.quality = log_odds(self.codes) if quality is None else quality
         self._match()
+        # The classifier knows Chinese and English; other languages are for the language rule to judge.
+        foreign = (self.han == 0) & (self.is_["accented"] * 120 > self.length)
+        self.read = np.clip(np.where(foreign, np.maximum(0, self.quality), self.quality), -3, 3)
         self.reason = self._reasons()
-        self.evidence = self._evidence()
+        self.hard = self.reason != KEPT
+
+    @cached_property
+    def evidence(self) -> "np.ndarray[Any, Any]":
+        """For every line, the log odds that it stands inside the article."""
+        import numpy as np
+
+        from suan.recipes.corpus.evidence import log_odds
+
+        # A line without words goes with those around it.
+        odds = np.where(self.said == 0, 0.0, log_odds(self))
+        return np.where(self.is_["marker"], -6.0, np.where(self.hard, -1.0, odds))
 
     def _match(self) -> None:
         import numpy as np
@@ -104,124 +129,59 @@ class Judged:
             | (~is_["ends"] & (telling >= 1) & (self.quality < -0.5))
             | ((telling >= 1) & (self.quality < -1.2))
         )
-        holes = is_["listed"]
-        separators = self.counts[:, SEPARATOR]
-        listed = (self.han > 0) & (holes >= 3) & (holes * 12 >= self.han) & ~(is_["ends"] & (size >= 60))
-        listed &= ~((self.counts[:, LETTER] > self.han) | is_["numbered"] | (self.quality > 0.8))
-        navigation = (separators >= 2) & (separators * 14 >= length) & ~is_["ends"] & ~is_["numbered"]
-        navigation |= listed & (self.quality < 0.3)
-        navigation |= (self.link > 0.6) & (self.quality < 0) & ~self.prose
         strange = self.counts[:, STRANGE] / np.maximum(1, self.han)
         destroyed = (strange > _STRANGE_RATIO) & (self.han >= 6) & (self.counts[:, STRANGE] >= 2)
         destroyed |= (is_["mojibake"] >= 2) & (is_["mojibake"] * 25 >= length)
-        said = self.counts[:, LETTER] + self.counts[:, DIGIT] + self.han
         short_notice = is_["notice"] & (size < 90) & ((self.quality < 0.4) | (size < 24))
-        counter = is_["counter"] & (self.counts[:, DIGIT] > 0) & (is_["clock"] | (self.quality < -0.5))
-        counter |= (is_["clock"] & (size < 50) & (self.quality < 0)) | (is_["head"] & (size < 60))
+        self._listings()
         return np.select(
             [
                 is_["code"] & (self.han * 4 < length),
                 destroyed,
                 spam,
-                navigation,
                 is_["marker"] | short_notice,
-                counter | (said == 0),
                 self.aside & ~(self.prose & (self.link < 0.3) & (self.quality > 1)),
             ],
-            [MARKUP, DESTROYED, SPAM, NAVIGATION, BOILERPLATE, COUNTER, ASIDE],
+            [MARKUP, DESTROYED, SPAM, BOILERPLATE, ASIDE],
             KEPT,
         ).astype(np.int8)
 
-    def _evidence(self) -> "np.ndarray[Any, Any]":
-        """For every line, the log odds that it stands inside the article, its neighbours apart."""
-        import numpy as np
-
-        is_ = self.is_
-        # The classifier knows Chinese and English; other languages are for the language rule to judge.
-        foreign = (self.han == 0) & (self.is_["accented"] * 120 > self.length)
-        read = np.clip(np.where(foreign, np.maximum(0, self.quality), self.quality), -2, 2)
-        odds = np.where(
-            self.prose,
-            np.minimum(5, 0.4 + self.size / 25) + np.where(read < 0, 1.5, 1) * read,
-            np.where(is_["ends"], 0.3 + 0.8 * read, -0.7 + 0.6 * read),
-        )
-        commas = self.counts[:, COMMA]
-        odds += np.where(~is_["ends"] & (self.size > 40) & (commas >= 2), 1.5, 0)
-        odds += np.where((is_["numbered"] | is_["speaker"]) & (self.link < 0.5), 0.6, 0)
-        odds -= np.where(self.link > 0.6, 2.5, 0)
-        odds -= np.where((is_["hits"] > 0) & ~self.prose, 0.5, 0)
-        odds = np.where(self.reason != KEPT, -1.0, odds)
-        return np.where(is_["marker"], -6.0, odds)
+    def _listings(self) -> None:
+        """What looks like a menu or a counter, and may be a table of the article: a hint."""
+        is_, size, length, holes = self.is_, self.size, self.length, self.is_["listed"]
+        separators = self.counts[:, SEPARATOR]
+        listed = (self.han > 0) & (holes >= 3) & (holes * 12 >= self.han) & ~(is_["ends"] & (size >= 60))
+        listed &= ~((self.counts[:, LETTER] > self.han) | is_["numbered"] | (self.quality > 0.8))
+        navigation = (separators >= 2) & (separators * 14 >= length) & ~is_["ends"] & ~is_["numbered"]
+        navigation |= listed & (self.quality < 0.3)
+        self.is_navigation = navigation | ((self.link > 0.6) & (self.quality < 0) & ~self.prose)
+        counter = is_["counter"] & (self.counts[:, DIGIT] > 0) & (is_["clock"] | (self.quality < -0.5))
+        counter |= (is_["clock"] & (size < 50) & (self.quality < 0)) | (is_["head"] & (size < 60))
+        self.said = self.counts[:, LETTER] + self.counts[:, DIGIT] + self.han
+        self.is_counter = counter
 
 
 def article(judged: Judged, first: int, last: int, title: str) -> None:
     """Settles `judged.reason` for the lines of one page, `first` to `last`."""
-    reason = judged.reason[first:last]
-    _expect_one_script(judged, first, last)
-    inside = _best_run(judged, first, last)
-    for here, is_inside in enumerate(inside):
-        if reason[here] == KEPT and not is_inside:
-            reason[here] = OFF
-    _drop_strangers(judged, first, last)
-    _drop_repeated(judged.texts[first:last], reason)
+    here = slice(first, last)
+    reason, evidence = judged.reason[here], judged.evidence[here]
+    inside = _best_run(evidence.tolist())
+    strange = (evidence < _STRANGER) & (judged.size[here] < 60)
+    for place, is_inside in enumerate(inside):
+        if reason[place] == KEPT and (not is_inside or strange[place]):
+            number = first + place
+            reason[place] = (
+                NAVIGATION if judged.is_navigation[number] else COUNTER if judged.is_counter[number] else OFF
+            )
+    _drop_repeated(judged.texts[here], reason)
     _add_title(judged, first, last, title)
 
 
-def _expect_one_script(judged: Judged, first: int, last: int) -> None:
-    """A short line in Latin letters on a page in Chinese, or the other way round, is rarely its article."""
-    import numpy as np
-
-    here = slice(first, last)
-    prose = judged.prose[here] & (judged.reason[here] == KEPT)
-    is_chinese = judged.han[here] * 4 > judged.length[here]
-    characters = np.where(prose, judged.size[here], 0)
-    share = float(characters[is_chinese].sum() / max(1.0, characters.sum()))
-    if share > 0.8 or share < 0.2:
-        other = (is_chinese != (share > 0.5)) & (judged.size[here] < 60) & ~judged.is_["numbered"][here]
-        judged.evidence[here] -= np.where(other & prose, 2.0, np.where(other, 0.5, 0.0))
-
-
-def _drop_strangers(judged: Judged, first: int, last: int) -> None:
-    """Short lines amid an article that read much worse than the rest of it: advertisements, prompts."""
-    import numpy as np
-
-    here = slice(first, last)
-    kept = judged.reason[here] == KEPT
-    if not (kept & judged.prose[here]).any():
-        return
-    usual = float(np.median(judged.quality[here][kept & judged.prose[here]]))
-    strange = judged.quality[here] < min(-0.6, usual - 1.8)
-    short = judged.size[here] < 32
-    judged.reason[here][kept & strange & short & ~judged.is_["numbered"][here]] = OFF
-
-
-def _verse(judged: Judged, first: int, last: int) -> list[bool]:
-    """Lines in a run of three or more of one length: verse, which needs no full stops."""
-    lengths = judged.han[first:last].tolist()
-    clean = [
-        reason == KEPT and link < 0.5 and 2 <= length <= 24
-        for reason, link, length in zip(
-            judged.reason[first:last], judged.link[first:last], lengths, strict=True
-        )
-    ]
-    found = [False] * len(lengths)
-    for here in range(len(lengths) - 2):
-        run = range(here, here + 3)
-        if all(clean[index] for index in run) and len({lengths[index] for index in run}) == 1:
-            for index in run:
-                found[index] = True
-    return found
-
-
-def _best_run(judged: Judged, first: int, last: int) -> list[bool]:
+def _best_run(evidence: list[float]) -> list[bool]:
     """Whether each line is inside the article: the likeliest path through inside and outside (Viterbi)."""
-    evidence = judged.evidence[first:last].tolist()
-    verse = _verse(judged, first, last)
     inside, outside = -_SWITCH / 2, 0.0
     came_from: list[tuple[bool, bool]] = []
-    for odds, is_verse in zip(evidence, verse, strict=True):
-        if is_verse:
-            odds = max(odds, 0.3)
+    for odds in evidence:
         stay, enter = inside, outside - _SWITCH
         leave, keep_out = inside - _SWITCH, outside
         came_from.append((stay >= enter, leave > keep_out))
@@ -252,9 +212,9 @@ def _add_title(judged: Judged, first: int, last: int, title: str) -> None:
     body = "".join(judged.texts[first + here] for here in kept[:40])
     for here in range(kept[0] - 1, max(-1, kept[0] - 1 - _TITLE_LINES), -1):
         text = judged.texts[first + here]
-        if reason[here] not in (OFF, NAVIGATION, ASIDE) or not 3 <= len(text) <= 80:
+        if reason[here] not in (OFF, NAVIGATION, COUNTER, ASIDE) or not 3 <= len(text) <= 80:
             continue
-        if judged.is_["marker"][first + here] or judged.is_["hits"][first + here] > 1:
+        if judged.evidence[first + here] < _NO_TITLE or judged.is_["hits"][first + here] > 1:
             continue
         named = len(text) >= 4 and title.startswith(text)
         if named or (reason[here] == OFF and _overlap(text, body) >= _TITLE_OVERLAP):

@@ -119,6 +119,24 @@ _HALF_SPLICE = re.compile(
     rf"|(?P<close>[a-zɡü{_TONED}]{{1,7}}){_CLOSE})"
 )
 _MANY_SPLICES = 3
+# What has no tone in speech: one such reading right after its own character is a converter's, not an aside.
+_NEUTRAL = frozenset(
+    (
+        "們men",
+        "们men",
+        "麼me",
+        "么me",
+        "嗎ma",
+        "吗ma",
+        "著zhe",
+        "着zhe",
+        "裡li",
+        "裏li",
+        "里li",
+        "過guo",
+        "过guo",
+    )
+)
 
 
 def decode(raw: bytes) -> str:
@@ -235,8 +253,8 @@ def _recode(line: str, wrong: str, right: str) -> str:
 def remove_readings(text: str) -> tuple[str, int]:
     """(text, how many went): pinyin and other readings in brackets after Chinese characters.
 
-    Syllables with a tone always go. Without one, `們(men)` and `模型(men)` look alike: those go only from
-    pages where toned ones show a converter at work. `人工智能(AI)` and `(transformers)` are no readings.
+    Syllables with a tone always go. Without one, `們(men)` goes and `模型(men)` stays, but for pages where
+    toned ones show a converter at work. `人工智能(AI)` and `(transformers)` are no readings.
     """
     if "(" not in text and "（" not in text and not re.search(_CLOSE, text):
         return text, 0
@@ -248,7 +266,10 @@ def remove_readings(text: str) -> tuple[str, int]:
         syllables = [part.translate(_TONELESS) for part in re.split("[ ,，、/·']", match["pinyin"])]
         valid = all(part in _SYLLABLES or part in ("m", "n", "ng", "r") for part in syllables)
         sure = (
-            _is_toned(match["pinyin"]) or toned >= _MANY_SPLICES or (match["tone"] and len(syllables[0]) > 1)
+            _is_toned(match["pinyin"])
+            or toned >= _MANY_SPLICES
+            or (match["tone"] and len(syllables[0]) > 1)
+            or text[match.start() - 1] + match["pinyin"] in _NEUTRAL
         )
         if not (valid and sure):
             return match[0]

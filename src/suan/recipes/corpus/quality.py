@@ -22,7 +22,7 @@ def features(lines: Texts) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any
     """(line, bucket, value) of every n-gram: values are such that a line's squares sum to about one."""
     import numpy as np
 
-    folded = lines.folded()
+    folded = lines.folded().edged()
     rows, buckets = [], []
     for width in WIDTHS:
         hashes, offsets = folded.windows(width)
@@ -34,17 +34,18 @@ def features(lines: Texts) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any
 
 
 @cache
-def _weights() -> tuple["np.ndarray[Any, Any]", float]:
+def stored(name: str) -> "np.ndarray[Any, Any]":
+    """What was learned: `weights` and `bias` of the line classifier, or `evidence`."""
     import numpy as np
 
-    with np.load(MODEL) as stored:
-        return stored["weights"].astype(np.float64), float(stored["bias"])
+    with np.load(MODEL) as learned:
+        return learned[name].astype(np.float64)
 
 
 def log_odds(lines: Texts) -> "np.ndarray[Any, Any]":
     """For every line, the log odds that it belongs to an article; 0 is even."""
     import numpy as np
 
-    weights, bias = _weights()
+    weights, bias = stored("weights"), float(stored("bias"))
     row, bucket, value = features(lines)
     return np.bincount(row, weights[bucket] * value, minlength=len(lines.offsets) - 1) + bias

@@ -4,6 +4,7 @@ A definition is lm-eval's YAML. It names its data relative to a root, which is t
 in; so `cd ROOT && lm_eval run --include_path DEFINITIONS` asks the same questions.
 """
 
+import csv
 import glob
 import random
 from collections.abc import Iterator
@@ -75,8 +76,16 @@ def drawn(question: Question, count: int, seed: int) -> list[int] | None:
     total = 0
     for name in question.test_files:
         for file in glob.glob(name, root_dir=question.root):
-            with (question.root / file).open("rb") as lines:
-                total += sum(1 for line in lines if line.strip())
+            total += _rows(question.root / file)
     if not count or total <= count:
         return None
     return sorted(random.Random(f"{seed}/{question.name}").sample(range(total), count))
+
+
+def _rows(file: Path) -> int:
+    """Questions in a file: lines of JSON, or records of CSV below their heading."""
+    if file.suffix == ".csv":
+        with file.open(encoding="utf-8", newline="") as table:
+            return sum(1 for row in csv.reader(table) if row) - 1
+    with file.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
