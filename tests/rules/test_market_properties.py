@@ -62,7 +62,9 @@ class Market:
         grid, state = self.grid, self.grid.state
         gone = {run for runs in state.open_runs.values() for run in runs}
         plan = grid.plan()  # which asserts that the audit has no objection
-        if plan.clearing is None:  # else what is cheapest may have changed
+        placed = [state.jobs[one.job] for one in plan.actions if isinstance(one, PlaceRun)]
+        # A new price may have changed what is cheapest; a valley job that came last, whose turn is next.
+        if plan.clearing is None and not any(job.task.priority == Priority.VALLEY for job in placed):
             again = decide(state, grid.policy, grid.now_s)
             assert not [one for one in again.actions if isinstance(one, PlaceRun)], (
                 "a plan leaves nothing undone"

@@ -123,7 +123,7 @@ MUTANTS = (
         "pressing = 1 - math.exp(-max(1.0, slack_s) / policy.urgency_s)",
     ),
     # money
-    one("waiting costs nothing", "quote", "wait=round(wait_s / HOUR_S", "wait=round(0 * wait_s / HOUR_S"),
+    one("waiting costs nothing", "quote", "wait=round(felt_s / HOUR_S", "wait=round(0 * felt_s / HOUR_S"),
     one("lateness costs nothing", "quote", "late=round(late),", "late=0,"),
     one(
         "tariffs are an hour late",
@@ -195,7 +195,12 @@ MUTANTS = (
         "[(one.devices, -one.microyuan) for one in others]",
     ),
     one("nobody is stopped for others", "stopping", "if not claims or", "if claims or"),
-    one("nobody pauses", "leave", "if saved <= policy.pause_margin_ratio * stay[number]:", "if True:"),
+    one(
+        "nobody pauses",
+        "leave",
+        "if saved <= policy.pause_margin_ratio * max(0.0, stay[number] - machine):",
+        "if True:",
+    ),
     # data
     one(
         "the dearest replica", "move", "key=lambda m: (m.cost_microyuan,", "key=lambda m: (-m.cost_microyuan,"

@@ -186,7 +186,14 @@ def is_flexible(task: Task) -> bool:
     """Whether a run of the task may leave at a checkpoint to come back later, or at another size."""
     if task.checkpoint is None or task.replicas is not None:
         return False
-    return task.priority == Priority.VALLEY or task.elastic is not None
+    return task.priority == Priority.VALLEY or task.elastic is not None or waits_free(task)
+
+
+def waits_free(task: Task) -> bool:
+    """Whether its tenant loses nothing while it waits, until its deadline: who names one says when the end is
+    wanted. An online job wants to begin at once all the same.
+    """
+    return task.deadline_s is not None and task.replicas is None and task.priority != Priority.ONLINE
 
 
 Demand = tuple[Any, ...]  # what a job asks for; jobs of equal demand are decided as one class

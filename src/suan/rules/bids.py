@@ -3,16 +3,19 @@
 Does not choose whose turn it is, and places nothing.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from suan.grid.artifact import Artifact
-from suan.grid.job import Bid, Considered, Job, Priority, Reason, Task
+from suan.grid.job import Bid, Considered, Job, Priority, Reason, Task, waits_free
 from suan.grid.units import HOUR_S, yuan_text
+from suan.rules.ahead import may_pause
 from suan.rules.cycle import Cycle, Offer, Offers
 from suan.rules.elastic import node_counts
 from suan.rules.estimates import estimate, fits_on
+from suan.rules.hours import Hours
 from suan.rules.move import Move, moves_to
 from suan.rules.quote import Setting, electricity_of_starts, power_w, quote, terms, turning_points
 from suan.rules.scarcity import curve, span_price
@@ -22,14 +25,35 @@ KEPT_BIDS = 12  # in the journal, for each placement
 
 
 class Candidate:
-    """One way to run a job, with its price; itemised as a bid only when somebody looks."""
+    """One way to run a job, with its price; itemised as a bid only when somebody looks.
 
-    __slots__ = ("_bid", "cycle", "job", "offer", "price_microyuan", "run_s", "start_s")
+    The price has in it what pauses save in the hours ahead, and what carbon counts for beyond its own price;
+    `green_microyuan` is the latter.
+    """
 
-    def __init__(self, cycle: Cycle, job: Job, offer: Offer, *, start_s: int, run_s: int) -> None:
+    __slots__ = (
+        "_bid",
+        "cycle",
+        "green_microyuan",
+        "hours",
+        "job",
+        "offer",
+        "price_microyuan",
+        "run_s",
+        "start_s",
+    )
+
+    def __init__(
+        self, cycle: Cycle, job: Job, offer: Offer, *, start_s: int, run_s: int, hours: Hours | None = None
+    ) -> None:
         self.cycle, self.job, self.offer, self.start_s, self.run_s = cycle, job, offer, start_s, run_s
+        self.hours = hours
         found = terms(job, offer.setting, offer.devices, (start_s, start_s + run_s), cycle.policy)
-        self.price_microyuan = found.total_microyuan + self.scarcity_microyuan
+        self.green_microyuan = round(found.gco2 / 1000 * cycle.policy.carbon_weight_microyuan_per_kg)
+        self.price_microyuan = found.total_microyuan + self.scarcity_microyuan + self.green_microyuan
+        if hours is not None and hours.holds(start_s, run_s):
+            saved = hours.through(start_s, run_s) - hours.run(start_s, run_s)
+            self.price_microyuan -= round(offer.devices * max(0.0, saved)) if math.isfinite(saved) else 0
         if job.task.elastic is not None:  # on more nodes it ends sooner: what is waited for is the end
             ratio = cycle.policy.waiting_ratio.get(job.task.priority, 1.0)
             self.price_microyuan += round(offer.setting.waiting_microyuan_per_h * ratio * run_s / HOUR_S)
@@ -45,7 +69,9 @@ class Candidate:
 
     def starting_at(self, start_s: int) -> "Candidate":
         """The same at another moment."""
-        return Candidate(self.cycle, self.job, self.offer, start_s=start_s, run_s=self.run_s)
+        return Candidate(
+            self.cycle, self.job, self.offer, start_s=start_s, run_s=self.run_s, hours=self.hours
+        )
 
     @property
     def bid(self) -> Bid:
@@ -152,9 +178,15 @@ def _in_pool(cycle: Cycle, job: Job, offer: Offer) -> Iterator[Candidate]:
     supply = offer.supply
     run_s = cycle.run_s(job, supply, offer.nodes)
     soonest_s = max(cycle.now_s + offer.setting.move_s, supply.forecast_s(offer.devices, cycle.now_s, run_s))
-    yield Candidate(cycle, job, offer, start_s=soonest_s, run_s=run_s)
-    if (later_s := _cheapest_later(cycle, job, offer, soonest_s, run_s)) is not None:
-        yield Candidate(cycle, job, offer, start_s=later_s, run_s=run_s)
+    due_s = cycle.due_s(job, supply, offer.nodes)
+    hours = cycle.hours(supply, soonest_s, run_s, due_s) if may_pause(job.task) else None
+    yield Candidate(cycle, job, offer, start_s=soonest_s, run_s=run_s, hours=hours)
+    if hours is not None:
+        later_s = hours.begins_s(soonest_s, run_s)
+    else:
+        later_s = _cheapest_later(cycle, job, offer, (soonest_s, run_s, due_s))
+    if later_s is not None:
+        yield Candidate(cycle, job, offer, start_s=later_s, run_s=run_s, hours=hours)
 
 
 def defers(task: Task) -> bool:
@@ -169,30 +201,32 @@ def _has_room(cycle: Cycle, job: Job, offer: Offer) -> bool:
     return supply.can_start(offer.devices, cycle.now_s, cycle.run_s(job, supply, offer.nodes))
 
 
-def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, soonest_s: int, run_s: int) -> int | None:
+def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, times: tuple[int, int, float]) -> int | None:
     """The moment after the soonest at which the run would cost least; None for a job that does not defer."""
     task, policy, setting = job.task, cycle.policy, offer.setting
+    soonest_s, run_s, due_s = times
     if not defers(task):
         return None
     until_s = cycle.now_s + policy.shift_horizon_s
     if task.deadline_s is not None:
-        until_s = min(until_s, job.submitted_at_s + task.deadline_s - run_s)
+        until_s = min(until_s, int(due_s) - run_s)
     else:  # prices of those who come later must not put it off for ever
         until_s = min(until_s, job.submitted_at_s + policy.starvation_s)
     found = turning_points(setting.tariff, soonest_s, until_s, run_s)
     scarce = curve(cycle.clearing, offer.supply.name)
     if scarce is not None:
         found.extend(at_s for at_s in scarce.times if soonest_s < at_s <= until_s)
+    if task.deadline_s is not None and until_s > soonest_s:
+        found.append(until_s)  # the last moment may be cheapest though no price changes at it
     if not found:
         return None
     starts_s = np.array(found, float)
-    cost = starts_s * (
-        setting.waiting_microyuan_per_h * policy.waiting_ratio.get(task.priority, 1.0) / HOUR_S
-    )
+    ratio = 0.0 if waits_free(task) else policy.waiting_ratio.get(task.priority, 1.0)
+    cost = starts_s * (setting.waiting_microyuan_per_h * ratio / HOUR_S)
     if setting.tariff is not None:
         kw = power_w(offer.supply.pool, offer.devices) / 1000 * setting.tariff.pue
         money, gco2 = electricity_of_starts(setting.tariff, starts_s, run_s)
-        cost += kw * (money + gco2 / 1000 * policy.carbon_microyuan_per_kg)
+        cost += kw * (money + gco2 / 1000 * policy.weighed_microyuan_per_kg)
     if scarce is not None:
         cost += offer.devices * scarce.spans(starts_s, run_s)
     return found[int(np.argmin(cost))]

@@ -1,15 +1,18 @@
 """One plan in the making: what the steps of `decide` hand to each other."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 from suan.grid.action import Action
 from suan.grid.job import Demand, Job, Place, Reason, Resources
 from suan.grid.market import Clearing
 from suan.grid.state import State
+from suan.rules.ahead import hours_ahead, spread_s
 from suan.rules.durations import expected, rounded_deadline_s, stem
 from suan.rules.estimates import unfit
 from suan.rules.fit import fit
 from suan.rules.forecast import Forecast
+from suan.rules.hours import Hours
 from suan.rules.move import Move
 from suan.rules.policy import Policy
 from suan.rules.progress import pace, remaining_s, saved_s
@@ -20,6 +23,8 @@ from suan.rules.share import Shares
 from suan.rules.supply import Supply
 
 Shape = tuple[tuple[Resources, ...], int, Place, str]
+_MOST_LOOKS = 200  # of one plan at hours ahead: each may take some milliseconds
+
 Fits = tuple[list[tuple[Supply, int]], dict[str, Reason]]  # pools that can, with the alternative they serve
 
 
@@ -58,6 +63,7 @@ class Cycle:
     offers: dict[Demand, Offers] = field(default_factory=dict)
     clearing: Clearing | None = None  # the prices that hold in this plan
     forecasts: dict[object, Forecast] = field(default_factory=dict)
+    looks: dict[tuple[str, int, float], Hours | None] = field(default_factory=dict)
     wake_at_s: int | None = None
 
     def run_s(self, job: Job, supply: Supply, nodes: int = 0) -> int:
@@ -92,6 +98,27 @@ class Cycle:
         if found is None:
             found = self.forecasts[wanted] = expected(self.state, job, self.policy)
         return found
+
+    def due_s(self, job: Job, supply: Supply, nodes: int) -> float:
+        """When the job must be expected to end there so as to meet its deadline though it take longer than
+        expected; infinite without one.
+        """
+        if job.task.deadline_s is None:
+            return inf
+        done_s = saved_s(self.state, job).get(supply.site.name, 0.0) if job.runs else 0.0
+        spare_s = spread_s(self.forecast(job), self.policy, done_s) / self.pace(job, supply, nodes)
+        return job.submitted_at_s + job.task.deadline_s - spare_s
+
+    def hours(self, supply: Supply, at_s: int, run_s: int, due_s: float) -> Hours | None:
+        """The pool's hours from a moment on, for a job that may pause and has so long to run; None where it
+        has nothing to choose, or this plan has looked at enough of them.
+        """
+        key = (supply.name, run_s, due_s)
+        if key not in self.looks and len(self.looks) < _MOST_LOOKS:
+            where = (supply.site, supply.pool)
+            self.looks[key] = hours_ahead(self.state, self.policy, where, at_s, left_s=run_s, due_s=due_s)
+        found = self.looks.get(key)
+        return found if found is not None and found.holds(at_s, run_s) else None
 
     def wake(self, at_s: int) -> None:
         if at_s > self.now_s:

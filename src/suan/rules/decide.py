@@ -213,4 +213,4 @@ def _later(cycle: Cycle, best: Candidate, candidates: list[Candidate]) -> Reason
         return devices_reason(devices, supply, best.start_s, now_s)
     cycle.wake(best.start_s)
     now = next((one for one in candidates if one.start_s <= now_s), None)
-    return cheaper_hour(best.bid, now.bid if now else None, now_s)
+    return cheaper_hour(best, now, now_s)

@@ -68,6 +68,13 @@ class Forecast:
             return max(float(OVERDUE_S), elapsed_s)
         return max(1.0, (self.mean_s - area) / (1 - passed))
 
+    def rest_s(self, elapsed_s: float, part: float) -> float:
+        """Seconds to go that this part of those that have run so long does not exceed."""
+        alive = 1 - self._at(elapsed_s)[0]
+        if alive < _NOTHING_LEFT:
+            return max(float(OVERDUE_S), elapsed_s)
+        return max(1.0, self.quantile_s(1 - alive * (1 - part)) - elapsed_s)
+
     def gittins(self, elapsed_s: float = 0.0) -> float:
         """The index to order by when lengths are unknown: the best chance of an end per second spent.
 

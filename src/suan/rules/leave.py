@@ -1,9 +1,10 @@
-"""When valley runs leave: the hours ahead cost so much that going on later is cheaper, the restart included.
+"""When runs leave: the hours ahead cost so much that going on later is cheaper, the restart included.
 
-A valley run may pause once: from some moment on, until some later one. Of all such pauses (they begin where
-the price rises and end where it falls) the cheapest is weighed against going on. If it begins now, the run
-stops, but only just after it has written a checkpoint. Prices are those of electricity, carbon and machine,
-and what the devices are worth beyond them by the last clearing. Knows nothing of who would take the devices.
+A run whose job has a deadline follows the cheapest hours until then (`rest.py`). A valley run without one
+may pause once: from some moment on, until some later one. Of all such pauses (they begin where the price
+rises and end where it falls) the cheapest is weighed against going on. If it begins now, the run stops, but
+only just after it has written a checkpoint. Prices are those of electricity, carbon and machine, and what the
+devices are worth beyond them by the last clearing. Knows nothing of who would take the devices.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suan.grid.action import StopRun
-from suan.grid.job import Priority, Run, RunPhase
+from suan.grid.job import Priority, Run, RunPhase, waits_free
 from suan.grid.market import price_at
 from suan.grid.site import Pool, Site, SitePhase, hour_rate
 from suan.grid.state import State
@@ -20,6 +21,7 @@ from suan.grid.units import HOUR_S, duration_text, yuan_text
 from suan.rules.policy import Policy
 from suan.rules.progress import after_checkpoint_s, left_s, since_checkpoint_s
 from suan.rules.quote import power_w
+from suan.rules.rest import rest
 from suan.rules.stops import PAUSED, stop_reason
 
 _LONGEST_S = 14 * 24 * HOUR_S  # prices are looked at no further ahead
@@ -51,7 +53,7 @@ class _Prices:
 
 
 def leaving(state: State, policy: Policy, now_s: int, *, planned: frozenset[str] = frozenset()) -> Leaving:
-    """Valley runs that should stop now because going on later costs less; `planned` ones stop anyway."""
+    """Runs that should stop now because going on later costs less; `planned` ones stop anyway."""
     stops: list[StopRun] = []
     wakes: list[int] = []
     for site in state.sites.values():
@@ -62,6 +64,10 @@ def leaving(state: State, policy: Policy, now_s: int, *, planned: frozenset[str]
             old_s = (run.started_at_s or now_s) + policy.min_run_s
             if old_s > now_s:
                 wakes.append(old_s)
+            elif waits_free(state.jobs[run.job].task):
+                stop, wake_at_s = rest(state, policy, now_s, run)
+                stops.extend([stop] if stop is not None else ())
+                wakes.extend([wake_at_s] if wake_at_s is not None else ())
             else:
                 by_pool.setdefault(run.pool, []).append(run)
         for pool, runs in by_pool.items():
@@ -74,11 +80,11 @@ def leaving(state: State, policy: Policy, now_s: int, *, planned: frozenset[str]
 
 def _may_leave(state: State, run: Run) -> bool:
     task = state.jobs[run.job].task
-    if task.priority != Priority.VALLEY or task.replicas is not None or task.checkpoint is None:
+    if task.replicas is not None or task.checkpoint is None or not task.checkpoint.every_s:
         return False
     if run.phase != RunPhase.RUNNING or run.stop_reason or run.started_at_s is None:
         return False
-    return task.checkpoint.every_s > 0
+    return task.priority == Priority.VALLEY or waits_free(task)
 
 
 def _of_pool(state: State, policy: Policy, now_s: int, about: tuple[Site, Pool, list[Run]]) -> Leaving:
@@ -97,7 +103,8 @@ def _of_pool(state: State, policy: Policy, now_s: int, about: tuple[Site, Pool, 
     for number, run in enumerate(runs):
         place = np.unravel_index(int(np.argmin(pauses[number])), pauses[number].shape)
         saved = float(stay[number] - pauses[number][place])
-        if saved <= policy.pause_margin_ratio * stay[number]:
+        machine = run.devices * left[number] * pool.machine_microyuan_per_device_h / HOUR_S
+        if saved <= policy.pause_margin_ratio * max(0.0, stay[number] - machine):
             wakes.append(again_at_s)
         elif begins[place[0]] > 0:
             wakes.append(now_s + int(begins[place[0]]))
@@ -132,7 +139,7 @@ def _prices(state: State, policy: Policy, now_s: int, about: tuple[Site, Pool, i
         rate = float(pool.machine_microyuan_per_device_h + price_at(state.clearing, name, at_s))
         if tariff is not None:
             money, gco2 = hour_rate(tariff, at_s // HOUR_S)
-            rate += kw * tariff.pue * (money + gco2 / 1000 * policy.carbon_microyuan_per_kg)
+            rate += kw * tariff.pue * (money + gco2 / 1000 * policy.weighed_microyuan_per_kg)
         rates.append(rate / HOUR_S)
     starts = np.array(at, dtype=np.float64) - now_s
     by_rate = np.array(rates)

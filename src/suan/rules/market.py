@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from suan.grid.action import EndJob, PlaceRun
-from suan.grid.job import Job, Reason
+from suan.grid.job import Job, Reason, waits_free
 from suan.grid.market import Clearing, Step
 from suan.grid.units import HOUR_S
 from suan.rules.bids import offers_for
@@ -127,6 +127,9 @@ def _question(cycle: Cycle, slots: Slots, rows: list[_Row]) -> Question:
         if task.deadline_s is not None:
             lost[k] = task.value_microyuan or 0
             late[k] = policy.late_microyuan_per_h / HOUR_S if task.value_microyuan is None else 0.0
+        if waits_free(task):  # until its deadline
+            late[k] += waiting[k]
+            waiting[k] = 0.0
     energy = np.stack([_energy(cycle, supply, slots) for supply in pools])
     tail_s = slots.edges_s[-1] - slots.edges_s[-25]
     return Question(
@@ -158,7 +161,7 @@ def _energy(cycle: Cycle, supply: Supply, slots: Slots) -> Floats:
     spans = (slots.edges_s - slots.start_s).astype(float)
     kw = power_w(supply.pool, 1) / 1000 * tariff.pue
     money, gco2 = electricity_of_starts(tariff, first, spans)
-    return kw * (money + gco2 / 1000 * cycle.policy.carbon_microyuan_per_kg)
+    return kw * (money + gco2 / 1000 * cycle.policy.weighed_microyuan_per_kg)
 
 
 def _free(supply: Supply, slots: Slots) -> np.ndarray:

@@ -10,7 +10,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     market: bool = True  # clearing prices and worth decide; False: first come within each share, no prices
     default_duration_s: int = 3600  # for a job that says nothing: the prior until history exists
     carbon_microyuan_per_kg: int = 90_000  # China's national carbon market, 2024: 90 to 100 CNY a tonne
+    # What a kilogram counts for beyond its price where hours and pools are weighed; nobody is billed for it.
+    carbon_weight_microyuan_per_kg: int = 0
     late_microyuan_per_h: int = 10_000_000  # an hour past the deadline
+    deadline_quantile: float = 0.95  # of a length that must fit before a deadline for the job to put it off
     # of the tenant's price of waiting, by priority
     waiting_ratio: dict[str, float] = msgspec.field(default_factory=_WAITING_RATIO.copy)
     restore_s: int = 60  # to start again from a checkpoint
@@ -26,7 +29,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     job_preemptions_per_h: int = 2  # of one job
     preempt_margin_ratio: float = 1.0  # of a peer: the gain must exceed the loss by this part of it
     fruitless_runs: int = 3  # a job stopped so often in a row with nothing saved runs to its end
-    pause_margin_ratio: float = 0.05  # a pause must save this part of what going on would cost
+    pause_margin_ratio: float = 0.05  # a pause must save this part of what power and scarcity would cost
     resize_after_s: int = 1800  # a run keeps its size for so long
     resize_margin_ratio: float = 0.05  # another size must save this part of what the present one costs
     preempt_tries: int = 4  # blocked jobs of one plan for which others may be stopped
@@ -37,3 +40,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     refusals_limit: int = 6  # engine refusals in a row before the job fails
     backfill_tries: int = 4  # jobs behind a blocked one of the same kind that may slip in before it
     reserve: bool = True  # the first job that cannot start holds devices for itself
+
+    @property
+    def weighed_microyuan_per_kg(self) -> int:
+        """What a kilogram of CO2 counts for in the grid's own decisions on hours and pools."""
+        return self.carbon_microyuan_per_kg + self.carbon_weight_microyuan_per_kg

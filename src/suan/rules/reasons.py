@@ -1,9 +1,10 @@
 """Why a job waits: one dominant reason, two numbers in one unit, and what would help."""
 
 from suan.grid.artifact import Transfer
-from suan.grid.job import Bid, EndCause, Reason, Run
+from suan.grid.job import Bid, EndCause, Reason, Run, waits_free
 from suan.grid.state import State
 from suan.grid.units import duration_text, yuan_text
+from suan.rules.bids import Candidate
 from suan.rules.move import Move, again_at_s, transfer_id
 from suan.rules.supply import Supply
 
@@ -86,16 +87,27 @@ def devices_reason(need: int, supply: Supply, start_s: int, now_s: int) -> Reaso
     )
 
 
-def cheaper_hour(best: Bid, now: Bid | None, now_s: int) -> Reason:
-    price_now = now.quote.total_microyuan if now else None
+def cheaper_hour(best: Candidate, now: Candidate | None, now_s: int) -> Reason:
+    """It would cost less later: the two prices as they are weighed, pauses and scarcity counted in."""
+    price_now = now.price_microyuan if now else None
+    site, task, policy = best.offer.supply.site.name, best.job.task, best.cycle.policy
+    text = (
+        f"starts in {duration_text(best.start_s - now_s)} at {site}, when it costs"
+        f" {yuan_text(best.price_microyuan)}"
+    )
+    if price_now is not None:
+        text += f" instead of {yuan_text(price_now)}"
+    if policy.carbon_weight_microyuan_per_kg:
+        text += f", a kilogram of CO2 counted as {yuan_text(policy.weighed_microyuan_per_kg)}"
+    free = waits_free(task)
+    if free:
+        text += "; until its deadline its waiting counts as free"
     return Reason(
         code="cheaper_hour",
-        text=f"starts in {duration_text(best.start_s - now_s)} at {best.site}, when it costs"
-        f" {yuan_text(best.quote.total_microyuan)}"
-        + (f" instead of {yuan_text(price_now)}" if price_now else ""),
-        need=best.quote.total_microyuan,
+        text=text,
+        need=best.price_microyuan,
         have=price_now,
         unit="micro-yuan",
-        help="priority: standard starts it at once",
+        help=f"{'no deadline, or priority: online,' if free else 'priority: standard'} starts it at once",
         expected_start_s=best.start_s,
     )

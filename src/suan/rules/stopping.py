@@ -92,7 +92,10 @@ def _claims(cycle: Cycle, job: Job) -> Iterator[Claim]:
             need=one.offer.devices,
             free=supply.free,
             held_s=one.run_s,
-            value_microyuan=otherwise_microyuan - one.price_microyuan,
+            # nobody is stopped for the sake of cleaner hours
+            value_microyuan=otherwise_microyuan
+            - otherwise.green_microyuan
+            - (one.price_microyuan - one.green_microyuan),
             starts_s=otherwise.start_s,
         )
 

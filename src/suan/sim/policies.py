@@ -36,11 +36,17 @@ def _baseline(name: str, decider: Decide, *, oracle: bool = False) -> NamedPolic
     return NamedPolicy(name=name, policy=Policy(name=name), decider=decider, oracle=oracle)
 
 
+# The greenest hours before the deadline, of nearly equal ones the cheapest: at 500 yuan a kilogram
+# carbon counts for hundreds of times the power that it comes from.
+_GREEN = Policy(name="market-green", carbon_weight_microyuan_per_kg=500_000_000, pause_margin_ratio=0.0)
+
 BUILT_IN: dict[str, NamedPolicy] = {
     row.name: row
     for row in (
         NamedPolicy(name="market", policy=Policy(name="market"), decider=decide),
         NamedPolicy(name="market-oracle", policy=Policy(name="market"), decider=decide, oracle=True),
+        NamedPolicy(name="market-green", policy=_GREEN, decider=decide),
+        NamedPolicy(name="market-green-oracle", policy=_GREEN, decider=decide, oracle=True),
         NamedPolicy(name="greedy", policy=Policy(name="greedy", market=False), decider=decide),
         NamedPolicy(
             name="greedy-oracle", policy=Policy(name="greedy", market=False), decider=decide, oracle=True
