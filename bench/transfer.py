@@ -184,7 +184,7 @@ def measure(folder: Path, source: End, destination: End) -> list[Result]:
                of_plain, f"{SIZE_BYTES * 8 / plain_s / 1e6 / MBIT_PER_S:.3f} of the rate", True),
         Result("CPU of a fetch", best["cpu_s"], "s", 8.0, "a core for half of the link's time",
                best["cpu_s"] / min(theirs)[1], "rclone's CPU"),
-        Result("moved for a fetch killed half way", again, "times its bytes", 1.25, "four chunks of 4 MiB",
+        Result("moved for a fetch killed half way", again, "times its bytes", 1.25, "twelve chunks of 4 MiB",
                again, "the bytes once"),
         Result("two at once: the first's time to the last's", shared, "of it", 0.85, "equal shares", shared,
                "equal", True),

@@ -33,32 +33,48 @@ ENGINES: dict[str, tuple[Callable[[Path], Engine], frozenset[str]]] = {
     "simulated": (SimulatedOpener(), frozenset({"devices"})),  # its time is the suite's, so no process runs
 }
 
-
 _outcomes = Outcomes()
+
+
+def engine_of(item: pytest.Item | None) -> str:
+    """The engine under test; "" where there is none."""
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.params.get("engine_name", "")) if callspec else ""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """What was found of each engine is kept: the documentation's table is made from it."""
     report = yield
-    engine = getattr(item, "callspec", None) and item.callspec.params.get("site")
-    if engine in ENGINES:
+    if engine := engine_of(item):
         _outcomes.note(engine, item.originalname, report)
     return report
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Daemons end with the last test in a row that is about them: they cost all others time."""
+    if (engine := engine_of(item)) and engine_of(nextitem) != engine:
+        close(engine)
+
+
+def close(engine: str) -> None:
+    """Ends what the engine's opener has started."""
+    getattr(ENGINES[engine][0], "close", lambda: None)()
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     worker = getattr(session.config, "workerinput", {}).get("workerid", "main")
-    if session.config.cache is not None:
-        _outcomes.write(session.config.cache.mkdir(FOLDER), worker)
+    if cache := getattr(session.config, "cache", None):  # none with -p no:cacheprovider
+        _outcomes.write(cache.mkdir(FOLDER), worker)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _daemons() -> Iterator[None]:
-    """What openers have started for the session ends with it."""
+    """What openers have started ends with the session at the latest."""
     yield
-    for opener, _ in ENGINES.values():
-        getattr(opener, "close", lambda: None)()
+    for engine in ENGINES:
+        close(engine)
 
 
 @pytest.fixture(scope="session")
@@ -74,16 +90,22 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(params=ENGINES)
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EngineSite]:
-    opener, abilities = ENGINES[request.param]
+# For the session, so that all tests of one engine come in a row.
+@pytest.fixture(scope="session", params=ENGINES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def site(engine_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EngineSite]:
+    opener, abilities = ENGINES[engine_name]
     needed = {name for mark in request.node.iter_markers("needs") for name in mark.args}
     if missing := needed - abilities:
-        pytest.skip(f"{request.param} has no {', '.join(sorted(missing))}")
+        pytest.skip(f"{engine_name} has no {', '.join(sorted(missing))}")
     if absent := getattr(opener, "missing", str)():
-        pytest.skip(f"{request.param} cannot be started: {absent}")
+        pytest.skip(f"{engine_name} cannot be started: {absent}")
     pass_time = getattr(opener, "pass_time", time.sleep)
-    site = EngineSite(request.param, tmp_path / "engine", abilities, opener, pass_time)
+    site = EngineSite(engine_name, tmp_path / "engine", abilities, opener, pass_time)
     yield site
     site.clean()
     deadline_s = time.monotonic() + 10

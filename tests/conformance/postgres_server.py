@@ -73,6 +73,11 @@ class PostgresServer:
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
+    @property
+    def process(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGQUIT)  # at once: nobody will read it again

@@ -72,6 +72,9 @@ class RayCluster:
     def __post_init__(self) -> None:
         # Not below pytest's folder: the sockets' paths have to be shorter than 108 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+        # Addresses of their own, as on machines of their own, and apart from other clusters' of this moment:
+        # Ray gives each address' workers the same ports. It replaces 127.0.0.1 by an outer address.
+        self._first = 2 + 4 * secrets.randbelow(60)
 
     @property
     def address(self) -> str:
@@ -89,15 +92,14 @@ class RayCluster:
         return self
 
     def _start_node(self, number: int) -> None:
-        # Addresses of their own, as on machines of their own; Ray replaces 127.0.0.1 by an outer address.
-        options = [f"--node-ip-address=127.0.0.{number + 2}", "--dashboard-agent-listen-port=0"]
+        options = [f"--node-ip-address=127.0.0.{self._first + number}", "--dashboard-agent-listen-port=0"]
         options += [f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats", "--block"]
         if number == 0:
             options += ["--head", f"--port={self.ports[0]}", f"--temp-dir={self.folder}/{len(self.nodes)}"]
             options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.ports[1]}"]
             options += ["--include-log-monitor=false", f"--ray-client-server-port={self.ports[2]}"]
         else:
-            options += [f"--address=127.0.0.2:{self.ports[0]}"]
+            options += [f"--address=127.0.0.{self._first}:{self.ports[0]}"]
         kept = ("HOME", "LANG", "LC_MEASUREMENT")
         environment = {name: os.environ[name] for name in kept if name in os.environ}
         environment |= {

@@ -11,7 +11,9 @@ from suan.engines.ray_api import RayApi
 
 
 class RayOpener:
-    """The cluster starts with the first engine and ends with `close`. Each folder is a site of its own."""
+    """The cluster starts with the first engine and ends with `close`; the next engine starts another. Each
+    folder is a site of its own.
+    """
 
     def __init__(self) -> None:
         self._cluster: RayCluster | None = None
@@ -29,3 +31,4 @@ class RayOpener:
     def close(self) -> None:
         if self._cluster is not None:
             self._cluster.close()
+            self._cluster = self._api = None

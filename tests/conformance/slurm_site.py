@@ -18,7 +18,7 @@ _NODE = "CPUs=4 Sockets=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=16384"
 
 
 class SlurmOpener:
-    """The cluster starts with the first engine and ends with `close`."""
+    """The cluster starts with the first engine and ends with `close`; the next engine starts another."""
 
     def __init__(self, *, rest: bool | None = None) -> None:
         self._rest = os.environ.get("SUAN_TEST_SLURM") != "commands" if rest is None else rest
@@ -44,3 +44,4 @@ class SlurmOpener:
         if self._cluster is not None:
             self._cluster.stop()
             shutil.rmtree(self._cluster.folder, ignore_errors=True)
+            self._cluster = self._slurm = None

@@ -58,6 +58,20 @@ def test_a_terminated_supervisor_takes_its_run_along(site: EngineSite) -> None:
 
 
 @processes
+def test_a_run_that_is_ended_a_moment_before_its_supervisor_is_lost(site: EngineSite) -> None:
+    """Whoever ends a whole job signals one process after the other: that is no failure of the run."""
+    engine = site.open()
+    engine.launch(site.spec("cancelled", "sleep 600"))
+    site.wait(engine, "cancelled", RunPhase.RUNNING)
+    supervisor = supervisor_of(site, "cancelled")
+    (shell,) = wait_until(lambda: numbers_in(Path(f"/proc/{supervisor}/task/{supervisor}/children")))
+    os.kill(shell, signal.SIGTERM)
+    time.sleep(0.1)
+    os.kill(supervisor, signal.SIGTERM)
+    assert site.wait(engine, "cancelled").cause is EndCause.LOST
+
+
+@processes
 def test_after_a_reboot_runs_are_lost(site: EngineSite, monkeypatch) -> None:
     engine = site.open()
     engine.launch(site.spec("before", "sleep 600"))

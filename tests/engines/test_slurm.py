@@ -65,6 +65,7 @@ def slurm(cluster: SlurmCluster) -> Slurm:
 @pytest.fixture
 def site(cluster: SlurmCluster, slurm: Slurm, tmp_path: Path) -> Iterator[EngineSite]:
     site = EngineSite("slurm", tmp_path / "engine", frozenset(), lambda folder: SlurmEngine(folder, slurm))
+    cluster.settle()
     yield site
     site.clean()
     cluster.command("scancel", "--user", str(os.getuid()), check=False)
@@ -268,9 +269,10 @@ def test_a_killed_supervisor_is_a_lost_run_without_orphans(site: EngineSite, tmp
 def test_the_controller_dies_and_nothing_is_lost(site: EngineSite, cluster: SlurmCluster) -> None:
     engine = site.open()
     engine.launch(site.spec("goes-on", "sleep 600", **CORES))
-    engine.launch(site.spec("ends", "sleep 4; exit 5", **CORES))
+    engine.launch(site.spec("ends", "sleep 10; exit 5", **CORES))
     site.wait(engine, "goes-on", RunPhase.RUNNING)
     site.wait(engine, "ends", RunPhase.RUNNING)
+    cluster.saved("ends")
     cluster.kill("slurmctld")
     try:
         engine = site.open()
@@ -292,12 +294,12 @@ def test_a_lost_node_is_a_lost_run(site: EngineSite, cluster: SlurmCluster, tmp_
     for process in (stepd, supervisor):
         os.kill(process, signal.SIGKILL)
     try:
-        ended = site.wait(engine, "on-c1", timeout_s=60)
+        ended = site.wait(engine, "on-c1", timeout_s=120)
         assert (ended.cause, ended.detail) == (EndCause.LOST, "Slurm ended it: NODE_FAIL")
     finally:
         cluster.start_node("c1")
         cluster.command("scontrol", "update", "nodename=c1", "state=resume", check=False)
-        wait_until(lambda: "idle" in cluster.command("sinfo", "-h", "-n", "c1", "-o", "%t"), 30)
+        cluster.settle()
 
 
 # ---------------------------------------------------------------- lease and leftovers

@@ -52,6 +52,17 @@ def test_a_submission_into_a_failing_journal_is_one_job(draw: float) -> None:
     assert submitted.at_s - world.start_s == (600 if draw == 0.9 else 660)
 
 
+def test_a_drain_that_a_failing_journal_kept_is_undone_all_the_same() -> None:
+    world = make(world_table())
+    failure = Strike(kind="journal_failure", site="a", at_s=world.start_s + 300, for_s=60, draw=0.9)
+    drain = Strike(kind="drain", site="a", at_s=world.start_s + 400, for_s=600, draw=0.5)
+    arrivals = make_trace([HOUR], world).arrivals
+    run = Simulation(world, arrivals, named_policy("greedy", {}), strikes=[failure, drain])
+    run.run()
+    told = [fact.draining for fact in run.facts() if isinstance(fact, f.SiteDraining)]
+    assert (run.fired["journal_failure"], told[0], told[-1]) == (1, True, False)
+
+
 def test_a_clock_that_jumps_makes_no_run_longer() -> None:
     """It starts before it was placed, or ends before it started, if one believes the site."""
     for at_s in (590, 2000):

@@ -4,7 +4,6 @@ Knows how each is opened, which of its daemons can be killed, and what its site.
 on the clusters of the conformance suite.
 """
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +31,6 @@ class Slurm:
     daemons = ("slurmctld", "slurmd")
 
     def __init__(self, folder: Path) -> None:
-        os.environ["SUAN_TEST_SLURM"] = "commands"
         from slurm_cluster import SlurmCluster, missing
 
         assert not missing(), missing()

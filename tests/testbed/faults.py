@@ -23,6 +23,7 @@ _STEP_S = 3600
 _WITHIN_S = 300.0
 _SHORT_CUT_S = world.POLICY["lease_s"] / 3
 _LONG_CUT_S = world.POLICY["lease_s"] + world.POLICY["clock_margin_s"] + 10
+_HANGS_S = (2.0, 4.0, 2.0, 4.0, world.POLICY["lease_s"] * 0.7)
 _MUDDLED = 0.25
 _RUN = (
     f"for i in $(seq {_LINES}); do echo line $i; sleep 0.1; done; "
@@ -145,6 +146,7 @@ def _faults(bed: Bed) -> dict[str, Callable[[_Batch], int]]:
         "clock an hour ahead": _stepping(first.name, _STEP_S),
         "clock an hour behind": _stepping(first.name, -_STEP_S),
         "disk full": _filling,
+        "disk of the journal hangs": _hanging,
         "messages twice and late": _muddling,
     }
 
@@ -205,6 +207,14 @@ def _filling(batch: _Batch) -> int:
     time.sleep(15)
     bed.machines[site].ask("empty_store")
     return 1
+
+
+def _hanging(batch: _Batch) -> int:
+    """Commits that take seconds, and one that takes most of a lease."""
+    for seconds in _HANGS_S:
+        assert batch.bed.machines["grid"].ask("hang", seconds) > 1
+        time.sleep(1.0)
+    return len(_HANGS_S)
 
 
 def _muddling(batch: _Batch) -> int:

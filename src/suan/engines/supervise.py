@@ -35,6 +35,8 @@ MARKER = "SUAN_RUN_FOLDER"  # in every process' environment: finds those whose s
 _TICK_S = 1.0  # how late an order, a lease or a limit may be noticed when nothing else wakes the supervisor
 _WATCH_TICK_S = 0.2  # the same, while memory is limited by watching
 _KILL_TICK_S = 0.02  # between rounds of SIGKILL
+_APART_S = 0.5  # between the signals to one process of a job and to the next
+_ENDED_WITH_US = "the system ended the run's supervisor"
 _SAMPLING_SHARE = 0.02  # of a core, at most, for reading /proc
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # Source: Linux include/uapi/linux/prctl.h
 _CGROUPS = "/sys/fs/cgroup"
@@ -84,8 +86,7 @@ def descendants(ancestor: int) -> dict[int, int]:
                 fields = file.read().rpartition(b")")[2].split()
                 children.setdefault(int(fields[1]), []).append(int(name))
                 resident[int(name)] = int(fields[21]) * _PAGE_BYTES
-    found: dict[int, int] = {}
-    waiting = [ancestor]
+    found, waiting = dict[int, int](), [ancestor]
     while waiting:
         for child in children.get(waiting.pop(), ()):
             found[child] = resident[child]
@@ -146,21 +147,17 @@ class Supervisor:
     """One run from its start to its confirmed end. Times are on the boot clock unless they end in `_at_s`."""
 
     def __init__(self, folder: str, order: dict[str, Any]) -> None:
-        self.folder, self.order = folder, order
-        self.process = os.getpid()
+        self.folder, self.order, self.process = folder, order, os.getpid()
         self.libc = ctypes.CDLL(None)
         self.started_at_s: int | None = None
         self.started_s = boot_clock_s()
         self.shells: dict[int, int] = {}  # pid -> node, while it runs
         self.failed: tuple[int, int] | None = None  # node and exit code, of the first that failed
-        self.cpu_s = 0.0
+        self.cpu_s = self.sample_s = 0.0
         self.peak_bytes = 0
-        self.cause = ""  # "" until the run is ending; the first cause stays
-        self.detail = ""
+        self.cause = self.detail = ""  # until the run is ending; the first cause stays
         self.kill_s = float("inf")  # when the grace ends
-        self.sample_s = 0.0
-        self.cgroup = ""
-        self.terminated = False
+        self.cgroup, self.terminated = "", False
         self.wake = os.open(self.path(WAKE), os.O_RDWR | os.O_NONBLOCK)
         self.signals, self.signals_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -189,6 +186,8 @@ class Supervisor:
         while self.reap():
             self.look()
             self.wait()
+        if self.ended_with_us():
+            self.cause, self.detail = "lost", _ENDED_WITH_US
         self.write_exit()
 
     # ---- start
@@ -258,11 +257,9 @@ class Supervisor:
     def look(self) -> None:
         """Decides whether the run has to end, and drives an ending on."""
         now_s, grace_s = boot_clock_s(), self.order["grace_s"]
-        if not self.cause:
-            if self.failed and self.shells:
-                self.end("exited", "", grace_s)
-            elif not self.shells:  # what its shells left behind is not the run
-                self.end("exited", "", 0)
+        if not self.cause and (self.failed or not self.shells):
+            cause, detail = ("lost", _ENDED_WITH_US) if self.ended_with_us() else ("exited", "")
+            self.end(cause, detail, grace_s if self.shells else 0)  # what shells left behind is not the run
         stop = read_json(self.path(STOP))
         if stop is not None:
             self.end("stopped", "", stop["deadline_s"] - now_s)
@@ -271,7 +268,7 @@ class Supervisor:
         if self.limit_s() <= now_s:
             self.end("stopped", f"ran for longer than {self.order['max_duration_s']} s", grace_s)
         if self.terminated:
-            self.end("lost", "the system ended the run's supervisor", grace_s)
+            self.end("lost", _ENDED_WITH_US, grace_s)
         if not os.path.exists(self.path(LOCK)):
             self.end("lost", "the run's record was removed", 0)
         if now_s >= self.sample_s:
@@ -280,6 +277,15 @@ class Supervisor:
             for process in descendants(self.process):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
+
+    def ended_with_us(self) -> bool:
+        """Whether SIGTERM, which ended the run, came from whoever ends us as well: they signal one by one."""
+        if self.cause or not self.failed or self.failed[1] not in (-signal.SIGTERM, 128 + signal.SIGTERM):
+            return False
+        until_s = boot_clock_s() + _APART_S
+        while not self.terminated and (left_s := until_s - boot_clock_s()) > 0:
+            self.listen(left_s)
+        return self.terminated
 
     def lease_end_s(self) -> float:
         lease = read_json(self.order["lease"])
@@ -330,17 +336,12 @@ class Supervisor:
     def wait(self) -> None:
         """Returns when a process ended, an order came, or it is time to look again."""
         now_s = boot_clock_s()
-        if now_s >= self.kill_s:
-            timeout_s = _KILL_TICK_S
-        else:
-            next_s = [self.kill_s, now_s + self.tick_s()]
-            if not self.cause:
-                next_s += [self.lease_end_s(), self.limit_s()]
-            timeout_s = max(0.0, min(next_s) - now_s)
-        poll = select.poll()
-        poll.register(self.wake, select.POLLIN)
-        poll.register(self.signals, select.POLLIN)
-        for descriptor, _ in poll.poll(int(timeout_s * 1000) + 1):
+        ends_s = () if self.cause else (self.lease_end_s(), self.limit_s())
+        next_s = (self.kill_s, now_s + self.tick_s(), *ends_s)
+        self.listen(_KILL_TICK_S if now_s >= self.kill_s else min(next_s) - now_s)
+
+    def listen(self, timeout_s: float) -> None:
+        for descriptor in select.select([self.wake, self.signals], [], [], max(0.0, timeout_s))[0]:
             with contextlib.suppress(BlockingIOError):
                 told = os.read(descriptor, 4096)
                 self.terminated |= descriptor == self.signals and signal.SIGTERM in told
@@ -354,9 +355,8 @@ class Supervisor:
             write_json(self.path(STATE), state)
 
     def write_exit(self) -> None:
-        exit_code = None
-        if self.cause != "not_started" and self.started_at_s is not None:
-            exit_code = self.failed[1] if self.failed else 0
+        has_run = self.cause != "not_started" and self.started_at_s is not None
+        exit_code = (self.failed[1] if self.failed else 0) if has_run else None
         if self.cgroup and self.cause in ("", "exited") and exit_code and cgroup_has_killed(self.cgroup):
             self.detail = self.memory_detail()
         if self.failed and not self.detail and len(self.order["nodes"]) > 1:
@@ -391,8 +391,7 @@ def main(folder: str) -> None:
         return  # the run has a supervisor
     if any(os.path.exists(os.path.join(folder, name)) for name in (STATE, EXIT)):
         return  # it had one
-    order = read_json(os.path.join(folder, ORDER))
-    if order is not None:
+    if order := read_json(os.path.join(folder, ORDER)):
         Supervisor(folder, order).run()
 
 

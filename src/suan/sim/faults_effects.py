@@ -195,14 +195,9 @@ class Effects:
 
     def _drain(self, strike: Strike) -> bool:
         run = self._simulation
-        if not run.operate(drain_site(strike.site, True)):
-            return False
-
-        def open_again() -> bool:
-            return run.operate(drain_site(strike.site, False))
-
-        self._later(strike.for_s, open_again)
-        return True
+        # Undone in any case: a command whose answer was a failing journal may have been written all the same.
+        self._later(strike.for_s, lambda: run.operate(drain_site(strike.site, False)))
+        return run.operate(drain_site(strike.site, True))
 
     def _change_tariff(self, strike: Strike) -> bool:
         """Other prices by the hour, from now on or from the next hour on."""
@@ -266,11 +261,9 @@ class Effects:
         if not tenants:
             return False
         tenant = chance.choice(tenants)
-        if not run.operate(set_tenant(changed(tenant, chance))):
-            return False
         before = self._tenants.setdefault(tenant.name, tenant)
-        self._later(strike.for_s, lambda: run.operate(set_tenant(before)))
-        return True
+        self._later(strike.for_s, lambda: run.operate(set_tenant(before)))  # as a drain is
+        return run.operate(set_tenant(changed(tenant, chance)))
 
     def _cancel(self, strike: Strike) -> bool:
         """Somebody stops half of everything."""
