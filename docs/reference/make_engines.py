@@ -77,7 +77,9 @@ CAPABILITIES: dict[str, tuple[str, ...]] = {
         "test_environment_travels_whole",
         "test_secrets_are_not_left_on_disk",
     ),
-    "Services are given a port, and answer the agent where they run": ("test_a_service_is_given_a_port_and_says_so",),
+    "Services are given a port, and answer the agent where they run": (
+        "test_a_service_is_given_a_port_and_says_so",
+    ),
     "Logs by offset, 10 MiB of them, to the last word": (
         "test_log_of_the_unknown_is_empty",
         "test_ten_mebibytes_of_log_by_offsets",
