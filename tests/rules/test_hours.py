@@ -67,8 +67,8 @@ def test_what_cannot_end_in_time_costs_infinitely_much_to_put_off() -> None:
 # ---------------------------------------------------------------- with prices
 
 
-def dear_by_day(hour: int = 8) -> Scenario:
-    grid = Scenario(now_s=NIGHT + hour * HOUR_S)
+def dear_by_day(hour: int = 8, *, free: bool = True) -> Scenario:
+    grid = Scenario(policy=Policy(free_until_deadline=free), now_s=NIGHT + hour * HOUR_S)
     return grid.tenant().site("a", "H100-SXM 1x8 10", yuan_per_kwh=2.0, valley=0.2)
 
 
@@ -98,6 +98,12 @@ def test_a_run_with_a_deadline_rests_through_dear_hours_and_says_why() -> None:
 def test_it_goes_on_where_it_would_be_late_or_nobody_said_that_it_may_wait(about: dict) -> None:
     grid = dear_by_day()
     at_checkpoint(grid, **about)
+    assert leaving(grid.state, grid.policy, grid.now_s).stops == ()
+
+
+def test_waiting_costs_what_it_costs_where_the_operator_does_not_make_it_free() -> None:
+    grid = dear_by_day(free=False)
+    at_checkpoint(grid, deadline_s=40 * HOUR_S)
     assert leaving(grid.state, grid.policy, grid.now_s).stops == ()
 
 

@@ -62,13 +62,6 @@ class Market:
         grid, state = self.grid, self.grid.state
         gone = {run for runs in state.open_runs.values() for run in runs}
         plan = grid.plan()  # which asserts that the audit has no objection
-        placed = [state.jobs[one.job] for one in plan.actions if isinstance(one, PlaceRun)]
-        # A new price may have changed what is cheapest; a valley job that came last, whose turn is next.
-        if plan.clearing is None and not any(job.task.priority == Priority.VALLEY for job in placed):
-            again = decide(state, grid.policy, grid.now_s)
-            assert not [one for one in again.actions if isinstance(one, PlaceRun)], (
-                "a plan leaves nothing undone"
-            )
         self.plans.append(plan)
         for action in plan.actions:
             if isinstance(action, PlaceRun):
@@ -76,7 +69,10 @@ class Market:
         check_state(self, gone)
         check_reasons(self, plan)
         check_prices(self, plan)
-        return plan
+        # Each placement changes shares, prices and what is free: what that opens to others is for the next
+        # plan, at the same moment. It ends, for whatever is placed waits no more.
+        placed = [one for one in plan.actions if isinstance(one, PlaceRun)]
+        return self.plan() if placed and plan.clearing is None else plan
 
     def until(self, end_s: int) -> None:
         """Plans, and everything that happens, until a moment or until nothing more does."""

@@ -102,7 +102,7 @@ def expected_terms(simulation: Simulation, job: Job, bid: Bid) -> dict[str, floa
     late = 0.0
     if task.deadline_s is not None:
         late_s = max(0, bid.finish_s - job.submitted_at_s - task.deadline_s)
-        if task.priority != "online":  # until then waiting is free
+        if policy.free_until_deadline and task.priority != "online":  # until then
             waited_h = min(waited_h, late_s / HOUR_S)
         late = late_s / HOUR_S * policy.late_microyuan_per_h
         if task.value_microyuan is not None:

@@ -74,6 +74,7 @@ class SlurmEngine:
         self._over: dict[
             str, tuple[float, tuple[int, ...]]
         ] = {}  # since when it looks over, and its last sign
+        self._done_s: dict[str, float] = {}  # since when all of its nodes have told their end
         self._unknown_s: dict[str, float] = {}  # since when Slurm does not know its job
         self._told_s: dict[int, float] = {}  # job -> when Slurm was last told to end it
         self._stray_s: dict[int, float] = {}  # job -> since when no run of ours needs it
@@ -288,7 +289,8 @@ class SlurmEngine:
             run = ended_run(run_of(name), place, exit)
             with contextlib.suppress(FileNotFoundError):
                 self._ended[name] = (record.folder.stat().st_ino, run)
-            self._over.pop(name, None)
+            for memory in (self._over, self._done_s):
+                memory.pop(name, None)
             return run
         assert place is not None, "judged"
         states = record.states(place.request.nodes)
@@ -312,9 +314,13 @@ class SlurmEngine:
         going = [job for job in its if not job.over]
         if len(exits) == place.request.nodes:
             exit = joined(exits, record.failed_node())
-            # Why Slurm ended it is known once it says that the job is over.
-            unexplained = exit.cause is EndCause.LOST and going and record.stop() is None
-            return None if unexplained else record.end(explained(exit, record.stop(), its))
+            # Why Slurm ended it is known once it says that the job is over. Even one that exited may have
+            # been told to by Slurm: a while is given to hear that.
+            unexplained = exit.cause in (EndCause.LOST, EndCause.EXITED) and going and record.stop() is None
+            waited_s = time.monotonic() - self._done_s.setdefault(name, time.monotonic())
+            if unexplained and (exit.cause is EndCause.LOST or waited_s < _SETTLE_S):
+                return None
+            return record.end(explained(exit, record.stop(), its))
         if jobs is None:
             return None
         if going:

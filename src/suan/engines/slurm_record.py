@@ -25,6 +25,7 @@ from suan.grid.job import EndCause
 
 LOG = "log"
 _PLACE, _SUBMITTED, _EXIT = "place.json", "submitted", "exit.json"
+_SLURMS_DOING = frozenset({"PREEMPTED", "CANCELLED", "NODE_FAIL"})  # not the run's own end
 # When nodes end differently, the run ended for the first of these.
 _PRECEDENCE = (EndCause.FENCED, EndCause.STOPPED, EndCause.LOST, EndCause.NOT_STARTED)
 
@@ -171,12 +172,16 @@ def joined(exits: Sequence[Exit], failed_node: int | None) -> Exit:
 
 
 def explained(exit: Exit, stop: Stop | None, jobs: Sequence[Job]) -> Exit:
-    """The end as the nodes tell it; where Slurm ended them, why."""
+    """The end as the nodes tell it; where Slurm ended them, why, and that it was lost: how a run ends when it
+    is told to is no verdict.
+    """
+    state = jobs[-1].states[0] if jobs else ""
+    if exit.cause is EndCause.EXITED and stop is None and state in _SLURMS_DOING:
+        exit = msgspec.structs.replace(exit, cause=EndCause.LOST, exit_code=None)
     if exit.cause is not EndCause.LOST:
         return exit
     if stop is not None:
         return msgspec.structs.replace(exit, cause=stop.cause, detail=stop.detail)
-    state = jobs[-1].states[0] if jobs else ""
     return msgspec.structs.replace(exit, detail=f"Slurm ended it: {state}" if state else exit.detail)
 
 

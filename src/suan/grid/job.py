@@ -186,13 +186,11 @@ def is_flexible(task: Task) -> bool:
     """Whether a run of the task may leave at a checkpoint to come back later, or at another size."""
     if task.checkpoint is None or task.replicas is not None:
         return False
-    return task.priority == Priority.VALLEY or task.elastic is not None or waits_free(task)
+    return task.priority == Priority.VALLEY or task.elastic is not None or may_wait(task)
 
 
-def waits_free(task: Task) -> bool:
-    """Whether its tenant loses nothing while it waits, until its deadline: who names one says when the end is
-    wanted. An online job wants to begin at once all the same.
-    """
+def may_wait(task: Task) -> bool:
+    """Whether it says when its end is wanted, and does not want to begin at once all the same."""
     return task.deadline_s is not None and task.replicas is None and task.priority != Priority.ONLINE
 
 

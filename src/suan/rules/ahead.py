@@ -7,7 +7,7 @@ electricity, carbon as the policy weighs it, clearing prices and restarts; which
 
 import numpy as np
 
-from suan.grid.job import Run, Task, waits_free
+from suan.grid.job import Run, Task
 from suan.grid.market import Steps
 from suan.grid.site import Pool, Site, Tariff
 from suan.grid.state import State
@@ -26,9 +26,9 @@ _memo: dict[tuple[object, ...], tuple[Tariff | None, Steps, Hours]] = {}  # hold
 _held = [0]  # bytes put into the memo since it was empty
 
 
-def may_pause(task: Task) -> bool:
+def may_pause(policy: Policy, task: Task) -> bool:
     """Whether a run of the task may stop at a checkpoint, to go on in better hours before its deadline."""
-    return waits_free(task) and task.checkpoint is not None and task.checkpoint.every_s > 0
+    return policy.waits_free(task) and task.checkpoint is not None and task.checkpoint.every_s > 0
 
 
 def spread_s(known: Forecast, policy: Policy, done_s: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from suan.grid.artifact import Artifact
-from suan.grid.job import Bid, Considered, Job, Priority, Reason, Task, waits_free
+from suan.grid.job import Bid, Considered, Job, Priority, Reason, Task
 from suan.grid.units import HOUR_S, yuan_text
 from suan.rules.ahead import may_pause
 from suan.rules.cycle import Cycle, Offer, Offers
@@ -179,7 +179,7 @@ def _in_pool(cycle: Cycle, job: Job, offer: Offer) -> Iterator[Candidate]:
     run_s = cycle.run_s(job, supply, offer.nodes)
     soonest_s = max(cycle.now_s + offer.setting.move_s, supply.forecast_s(offer.devices, cycle.now_s, run_s))
     due_s = cycle.due_s(job, supply, offer.nodes)
-    hours = cycle.hours(supply, soonest_s, run_s, due_s) if may_pause(job.task) else None
+    hours = cycle.hours(supply, soonest_s, run_s, due_s) if may_pause(cycle.policy, job.task) else None
     yield Candidate(cycle, job, offer, start_s=soonest_s, run_s=run_s, hours=hours)
     if hours is not None:
         later_s = hours.begins_s(soonest_s, run_s)
@@ -221,7 +221,7 @@ def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, times: tuple[int, int,
     if not found:
         return None
     starts_s = np.array(found, float)
-    ratio = 0.0 if waits_free(task) else policy.waiting_ratio.get(task.priority, 1.0)
+    ratio = 0.0 if policy.waits_free(task) else policy.waiting_ratio.get(task.priority, 1.0)
     cost = starts_s * (setting.waiting_microyuan_per_h * ratio / HOUR_S)
     if setting.tariff is not None:
         kw = power_w(offer.supply.pool, offer.devices) / 1000 * setting.tariff.pue

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suan.grid.action import StopRun
-from suan.grid.job import Priority, Run, RunPhase, waits_free
+from suan.grid.job import Priority, Run, RunPhase
 from suan.grid.market import price_at
 from suan.grid.site import Pool, Site, SitePhase, hour_rate
 from suan.grid.state import State
@@ -59,12 +59,12 @@ def leaving(state: State, policy: Policy, now_s: int, *, planned: frozenset[str]
     for site in state.sites.values():
         by_pool: dict[str, list[Run]] = {}
         for run in (state.runs[name] for name in state.open_runs.get(site.name, {})):
-            if site.phase != SitePhase.READY or run.id in planned or not _may_leave(state, run):
+            if site.phase != SitePhase.READY or run.id in planned or not _may_leave(state, policy, run):
                 continue
             old_s = (run.started_at_s or now_s) + policy.min_run_s
             if old_s > now_s:
                 wakes.append(old_s)
-            elif waits_free(state.jobs[run.job].task):
+            elif policy.waits_free(state.jobs[run.job].task):
                 stop, wake_at_s = rest(state, policy, now_s, run)
                 stops.extend([stop] if stop is not None else ())
                 wakes.extend([wake_at_s] if wake_at_s is not None else ())
@@ -78,13 +78,13 @@ def leaving(state: State, policy: Policy, now_s: int, *, planned: frozenset[str]
     return Leaving(stops=tuple(stops), wake_at_s=min(wakes, default=None))
 
 
-def _may_leave(state: State, run: Run) -> bool:
+def _may_leave(state: State, policy: Policy, run: Run) -> bool:
     task = state.jobs[run.job].task
     if task.replicas is not None or task.checkpoint is None or not task.checkpoint.every_s:
         return False
     if run.phase != RunPhase.RUNNING or run.stop_reason or run.started_at_s is None:
         return False
-    return task.priority == Priority.VALLEY or waits_free(task)
+    return task.priority == Priority.VALLEY or policy.waits_free(task)
 
 
 def _of_pool(state: State, policy: Policy, now_s: int, about: tuple[Site, Pool, list[Run]]) -> Leaving:

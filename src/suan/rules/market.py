@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from suan.grid.action import EndJob, PlaceRun
-from suan.grid.job import Job, Reason, waits_free
+from suan.grid.job import Job, Reason
 from suan.grid.market import Clearing, Step
 from suan.grid.units import HOUR_S
 from suan.rules.bids import offers_for
@@ -127,7 +127,7 @@ def _question(cycle: Cycle, slots: Slots, rows: list[_Row]) -> Question:
         if task.deadline_s is not None:
             lost[k] = task.value_microyuan or 0
             late[k] = policy.late_microyuan_per_h / HOUR_S if task.value_microyuan is None else 0.0
-        if waits_free(task):  # until its deadline
+        if policy.waits_free(task):  # until its deadline
             late[k] += waiting[k]
             waiting[k] = 0.0
     energy = np.stack([_energy(cycle, supply, slots) for supply in pools])

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from suan.grid.job import Task, may_wait
+
 _WAITING_RATIO = {"online": 4.0, "standard": 1.0, "valley": 0.05}
 
 
@@ -13,6 +15,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     # What a kilogram counts for beyond its price where hours and pools are weighed; nobody is billed for it.
     carbon_weight_microyuan_per_kg: int = 0
     late_microyuan_per_h: int = 10_000_000  # an hour past the deadline
+    # Until its deadline a job waits, and rests, for the cheapest hours: its tenant loses nothing by it.
+    free_until_deadline: bool = False
     deadline_quantile: float = 0.95  # of a length that must fit before a deadline for the job to put it off
     # of the tenant's price of waiting, by priority
     waiting_ratio: dict[str, float] = msgspec.field(default_factory=_WAITING_RATIO.copy)
@@ -40,6 +44,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     refusals_limit: int = 6  # engine refusals in a row before the job fails
     backfill_tries: int = 4  # jobs behind a blocked one of the same kind that may slip in before it
     reserve: bool = True  # the first job that cannot start holds devices for itself
+
+    def waits_free(self, task: Task) -> bool:
+        """Whether nothing is lost while the task waits, until its deadline."""
+        return self.free_until_deadline and may_wait(task)
 
     @property
     def weighed_microyuan_per_kg(self) -> int:

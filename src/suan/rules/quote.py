@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from suan.grid.account import Quote
 from suan.grid.hardware import accelerator
-from suan.grid.job import Job, Task, waits_free
+from suan.grid.job import Job, Task
 from suan.grid.site import Pool, Tariff, hour_rate
 from suan.grid.units import HOUR_S
 from suan.rules.policy import Policy
@@ -156,7 +156,7 @@ def terms(job: Job, setting: Setting, devices: int, span: tuple[int, int], polic
         late = late_s / HOUR_S * policy.late_microyuan_per_h
         if task.value_microyuan is not None:  # lost as a whole, and no more than that
             late = float(task.value_microyuan) if late_s else 0.0
-    felt_s = min(wait_s, late_s) if waits_free(task) else wait_s
+    felt_s = min(wait_s, late_s) if policy.waits_free(task) else wait_s
     every_s = task.checkpoint.every_s if task.checkpoint else run_s
     lost_s = min(run_s, every_s) / 2 + policy.restore_s
     risk = pool.preemption_per_h * run_s / HOUR_S * lost_s / run_s

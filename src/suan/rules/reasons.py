@@ -1,7 +1,7 @@
 """Why a job waits: one dominant reason, two numbers in one unit, and what would help."""
 
 from suan.grid.artifact import Transfer
-from suan.grid.job import Bid, EndCause, Reason, Run, waits_free
+from suan.grid.job import Bid, EndCause, Reason, Run
 from suan.grid.state import State
 from suan.grid.units import duration_text, yuan_text
 from suan.rules.bids import Candidate
@@ -99,7 +99,7 @@ def cheaper_hour(best: Candidate, now: Candidate | None, now_s: int) -> Reason:
         text += f" instead of {yuan_text(price_now)}"
     if policy.carbon_weight_microyuan_per_kg:
         text += f", a kilogram of CO2 counted as {yuan_text(policy.weighed_microyuan_per_kg)}"
-    free = waits_free(task)
+    free = policy.waits_free(task)
     if free:
         text += "; until its deadline its waiting counts as free"
     return Reason(

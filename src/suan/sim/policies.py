@@ -36,9 +36,14 @@ def _baseline(name: str, decider: Decide, *, oracle: bool = False) -> NamedPolic
     return NamedPolicy(name=name, policy=Policy(name=name), decider=decider, oracle=oracle)
 
 
-# The greenest hours before the deadline, of nearly equal ones the cheapest: at 500 yuan a kilogram
+# The greenest hours before the deadline, of nearly equal ones the cheapest: at 1,000 yuan a kilogram
 # carbon counts for hundreds of times the power that it comes from.
-_GREEN = Policy(name="market-green", carbon_weight_microyuan_per_kg=500_000_000, pause_margin_ratio=0.0)
+_GREEN = Policy(
+    name="market-green",
+    carbon_weight_microyuan_per_kg=1_000_000_000,
+    pause_margin_ratio=0.0,
+    free_until_deadline=True,
+)
 
 BUILT_IN: dict[str, NamedPolicy] = {
     row.name: row
