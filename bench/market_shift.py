@@ -13,9 +13,9 @@ the future is known. China's national market paid 90 yuan a tonne in 2024; 1,360
 damage at in 2023 (190 USD). The oracle minds carbon alone, and no restart: the column on the right.
 
 `market` weighs carbon at its price of 90 yuan a tonne, at which the schedule of least cost saves money and
-little carbon. `market-green` is the same with 1,000 yuan more a kilogram in its own decisions, which nobody is
-billed for, and with time that is free until the deadline: the greenest hours before it, and of nearly equal
-ones the cheapest; jobs with checkpoints rest in hours that cost more than those left before their deadlines.
+little carbon. `market-green` is the same with 1,000 yuan more a kilogram in its own decisions, for which
+nobody is billed, and with time that is free until the deadline: the greenest hours before it, and of nearly
+equal ones the cheapest; jobs with checkpoints rest in hours that cost more than those left before their ends.
 
 Texas in September is a zone and a season that nothing was chosen by.
 """

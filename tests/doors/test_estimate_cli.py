@@ -237,3 +237,19 @@ def test_a_config_that_is_none_is_refused(tmp_path: Path, capsys: pytest.Capture
         path.write_text(content, "utf-8")
         assert run(["estimate", "plan", "--model", str(tmp_path), *ON[2:]]) == EXIT_REFUSED
         assert capsys.readouterr().err.startswith("error: ")
+
+
+# ------------------------------------------------------------------ several pools
+
+
+def test_pools_take_a_step_together_where_the_link_allows(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["together", "--model", NUMBERS, "--pool", "H100=64", "--pool", "910B=64"]
+    near, far = (said(capsys, *asked, "--gbps-between", gbps) for gbps in ("10000", "10"))
+    by_kind = {share["accelerator"]: share["sequences"] for share in near["shares"]}
+    assert by_kind["H100-SXM"] > 1.5 * by_kind["Ascend910B2"], "the faster kind takes more"
+    assert near["step_time_s"] < far["step_time_s"] == min(far["alone_s"].values())
+    assert near["meet_every_steps"] == 1 < far["meet_every_steps"]
+    assert run(["estimate", *asked, "--gbps-between", "10"]) == 0
+    assert "alone is quicker" in capsys.readouterr().out
+    assert run(["estimate", "together", "--model", NUMBERS, "--pool", "H100"]) == EXIT_REFUSED
+    assert "H100=64" in capsys.readouterr().err

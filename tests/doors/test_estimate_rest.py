@@ -112,3 +112,14 @@ def test_an_estimate_needs_a_key(world: World) -> None:
 def test_the_schema_names_the_answers(world: World) -> None:
     schemas = world.app.openapi()["components"]["schemas"]
     assert {"PlansAnswer", "TrainingAnswer", "ServingAnswer", "RowsAnswer", "PlanBody"} <= schemas.keys()
+
+
+def test_pools_take_a_step_together(ask: Asker) -> None:
+    pools = [["H100", 64], ["910B", 64]]
+    near = {"model": CONFIG, "pools": pools, "global_batch": 1024, "gbps_between": 10_000}
+    found = ask("together", near)
+    assert [share["accelerator"] for share in found["shares"]] == ["H100-SXM", "Ascend910B2"]
+    assert found["step_time_s"] < min(found["alone_s"].values())
+    far = ask("together", {**near, "gbps_between": 10, "rtt_ms": 40})
+    assert len(far["shares"]) == 1 and far["meet_every_steps"] > 1
+    assert "2 to 16" in ask("together", {**near, "pools": pools[:1]}, 422)["detail"]

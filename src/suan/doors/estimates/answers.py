@@ -53,6 +53,37 @@ class PlansAnswer(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+class ShareAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one pool does of a step that several take together, under which plan (columns as in tables)."""
+
+    accelerator: str
+    devices: int
+    sequences: int
+    step_time_s: float
+    plan: dict[str, int]
+
+
+class PoolsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One step over several pools, each with whole copies of the model; one share: alone is quicker.
+
+    `alone_s` is the step of each pool by itself, 0 where the model does not fit. `exchange_s` is one sum of
+    gradients over the link; `meet_every_steps` the fewest steps between two exchanges with which all together
+    are quicker than the quickest alone, 0: never.
+    """
+
+    model: str
+    params_b: float
+    global_batch: int
+    seq_len: int
+    gbps_between: float
+    rtt_ms: float
+    shares: list[ShareAnswer]
+    step_time_s: float
+    alone_s: dict[str, float]
+    exchange_s: float
+    meet_every_steps: int
+
+
 class TrainingAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What a whole training run takes under its plan. Money is there where a price was given."""
 

@@ -51,6 +51,19 @@ class TrainBody(PlanBody, frozen=True, kw_only=True, forbid_unknown_fields=True)
     pue: float = 1.0
 
 
+class TogetherBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One step over several pools, each named by its accelerator, with its number of devices."""
+
+    model: dict[str, Any]
+    pools: list[tuple[str, int]]
+    name: str = "model"
+    precision: str = "bf16"
+    global_batch: int = 0
+    seq_len: int = 4096
+    gbps_between: float = 100.0
+    rtt_ms: float = 0.0
+
+
 class ServeBody(_Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A stream of requests; a rate of 0 is as many as can be taken, a limit of 0 is none."""
 
@@ -92,6 +105,12 @@ async def plan(_: Viewer, body: Raw) -> Response:
 async def train(_: Viewer, body: Raw) -> Response:
     """Hours, GiB, kWh and money of training a model on so many tokens."""
     return await _thought(body, TrainBody, _training)
+
+
+@router.post("/together", responses=_response("PoolsAnswer"), openapi_extra=takes(TogetherBody))
+async def together(_: Viewer, body: Raw) -> Response:
+    """One training step over pools of different kinds or centres."""
+    return await _thought(body, TogetherBody, _together)
 
 
 @router.post("/serve", responses=_response("ServingAnswer"), openapi_extra=takes(ServeBody))
@@ -146,6 +165,17 @@ def _training(asked: TrainBody) -> Any:
     return training_answer(
         model, machine, step, tokens=asked.tokens, plan=fixed, price=price, residual=asked.residual
     )
+
+
+def _together(asked: TogetherBody) -> Any:
+    from suan.doors.estimates.model import Model, shape_in
+    from suan.doors.estimates.pools import pools_answer
+    from suan.doors.estimates.training import Machine, Step
+
+    model = Model(asked.name, shape_in(asked.model), "config")
+    pools = [Machine(accelerator=kind, devices=devices) for kind, devices in asked.pools]
+    step = Step(global_batch=asked.global_batch, seq_len=asked.seq_len, precision=asked.precision)
+    return pools_answer(model, pools, step, gbps_between=asked.gbps_between, rtt_ms=asked.rtt_ms)
 
 
 def _serving(asked: ServeBody) -> Any:

@@ -197,6 +197,45 @@ def plan(*, no_residual: bool, as_json: bool, plot: Path | None, count: int, **a
     show.plans(answer, as_json=as_json or _json_asked())
 
 
+@estimate.command("together")
+@click.option("--model", metavar="CONFIG", required=True, help=_MODEL)
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    required=True,
+    metavar="KIND=DEVICES",
+    help="A pool that takes part; two at least.",
+)
+@click.option("--precision", default="bf16", show_default=True, help="Of the matrix multiplications.")
+@_step
+@click.option(
+    "--gbps-between", type=float, default=100.0, show_default=True, help="Gbit/s of the link between them."
+)
+@click.option("--rtt-ms", type=float, default=0.0, show_default=True, help="Its round trip.")
+@click.option("--json", "as_json", is_flag=True, help="Exact JSON.")
+def together(
+    *, model: str, pools: tuple[str, ...], gbps_between: float, rtt_ms: float, as_json: bool, **step: Any
+) -> None:
+    """One training step over pools of different kinds or centres: who takes how much, and whether it pays."""
+    from suan.doors.cli.estimate import show
+    from suan.doors.estimates.model import model_called
+    from suan.doors.estimates.pools import pools_answer
+    from suan.doors.estimates.training import Machine, Step
+
+    machines = []
+    for text in pools:
+        kind, _, count = text.partition("=")
+        if not count.isdigit() or not int(count):
+            raise click.BadParameter(
+                f"{text!r} is not KIND=DEVICES, for example H100=64", param_hint="--pool"
+            )
+        machines.append(Machine(accelerator=kind, devices=int(count)))
+    asked = Step(**{**step, "global_batch": step["global_batch"] or 0})
+    answer = pools_answer(model_called(model), machines, asked, gbps_between=gbps_between, rtt_ms=rtt_ms)
+    show.pools(answer, as_json=as_json or _json_asked())
+
+
 @estimate.command("serve")
 @_table
 @_subject

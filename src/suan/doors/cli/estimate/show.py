@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from suan.doors.estimates.answers import PlanAnswer, PlansAnswer, ServingAnswer, TrainingAnswer
+from suan.doors.estimates.answers import (
+    PlanAnswer,
+    PlansAnswer,
+    PoolsAnswer,
+    ServingAnswer,
+    TrainingAnswer,
+)
 
 _BAR_WIDTH = 30
 _PIPED_WIDTH = 160
@@ -81,6 +87,40 @@ def plans(answer: PlansAnswer, *, as_json: bool) -> None:
         console.print(f"{plan.rank}  {plan.reason}", soft_wrap=True, style="bold" if plan.rank == 1 else "")
     _breakdown(console, answer.plans[0])
     _notes(console, answer.notes)
+
+
+def pools(answer: PoolsAnswer, *, as_json: bool) -> None:
+    """Who takes how much of a step, beside each alone, and how often they have to meet to gain."""
+    if as_json:
+        _json(answer)
+        return
+    console = _console()
+    tokens = answer.global_batch * answer.seq_len
+    console.print(
+        f"{answer.model}, {answer.params_b:,.1f} B parameters, {answer.global_batch:,} sequences a step; "
+        f"{answer.gbps_between:g} Gbit/s and {answer.rtt_ms:g} ms between pools"
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("pool", "plan"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("sequences", "step s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for share in answer.shares:
+        layout = " ".join(f"{name} {share.plan[name]}" for name in ("tp", "pp", "dp"))
+        name = f"{share.accelerator} x {share.devices}"
+        table.add_row(name, layout, f"{share.sequences:,}", f"{share.step_time_s:.3g}", style="bold")
+    for name, seconds in answer.alone_s.items():
+        told = f"{seconds:.3g}" if seconds else "does not fit"
+        table.add_row(f"{name} alone", "", f"{answer.global_batch:,}" if seconds else "", told)
+    console.print(table)
+    alone_s = min(seconds for seconds in answer.alone_s.values() if seconds)
+    verb = "together" if len(answer.shares) > 1 else "alone is quicker"
+    gain = alone_s / answer.step_time_s
+    console.print(f"{verb}: {tokens / answer.step_time_s:,.0f} tokens/s, {gain:.2f} x the quickest alone")
+    every = answer.meet_every_steps
+    rarely = f"once in {every:,} steps or more rarely" if every > 1 else "every step"
+    pays = f"pays {rarely}" if every else "never pays"
+    console.print(f"an exchange over the link takes {answer.exchange_s:.3g} s; it {pays}")
 
 
 def _breakdown(console: Console, plan: PlanAnswer) -> None:
