@@ -354,7 +354,7 @@ VALUES = st.recursive(
     ),
     max_leaves=12,
 )
-FUZZ = settings(max_examples=250, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=250, deadline=1000, suppress_health_check=list(HealthCheck))
 
 
 def read_or_refuse(text: str) -> TaskFile | None:

@@ -16,14 +16,16 @@ import httpx
 
 from suan.doors.client import Client
 from suan.doors.connection import path_part
+from suan.doors.socket.upstream import PATIENCE_S
 from suan.grid.error import SuanError
+from suan.stores.mover import CHUNKS_AT_ONCE
 
 log = logging.getLogger("suan.relay")
-_AT_ONCE = {"door": 8, "services": 128}  # as a fetch asks; requests to the engines of all services together
+# As a fetch asks; requests to the engines of all services together.
+_AT_ONCE = {"door": CHUNKS_AT_ONCE, "services": 128}
 _POLLERS = 2  # one takes the next question while the other one's is being handed over
 _WAIT_S = 10.0
 _PAUSE_S = 1.0
-_PATIENCE_S = 600.0  # between two pieces of an answer, or before the first
 
 
 class Relayed:
@@ -37,7 +39,7 @@ class Relayed:
         self._path = f"/v1/sites/{path_part(site)}/relay/{queue}"
         at_once = _AT_ONCE[queue]
         limits = httpx.Limits(max_connections=at_once, keepalive_expiry=4.0)
-        self._here = httpx.Client(trust_env=False, timeout=_PATIENCE_S, limits=limits)
+        self._here = httpx.Client(trust_env=False, timeout=PATIENCE_S, limits=limits)
         self._closed = threading.Event()
         self._free = threading.BoundedSemaphore(at_once)
         self._workers = ThreadPoolExecutor(at_once, thread_name_prefix=f"relay-{queue}")

@@ -25,9 +25,8 @@ class Readiness:
 
     def __init__(self, relay: str = "") -> None:
         self._relay = relay
-        self._urls: dict[str, str] = {}  # of services that are ready, as this machine calls them
         self._lock = threading.Lock()
-        self._ready: set[str] = set()
+        self._ready: dict[str, str] = {}  # run -> its service's URL, as this machine calls it
         self._asked_s: dict[str, float] = {}  # run -> when it was last asked; inf while it is being asked
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="readiness")
 
@@ -38,10 +37,9 @@ class Readiness:
         name, authority = run.run, _authority(run)
         with self._lock:
             if progress.get("phase") == "ready":
-                self._ready.add(name)
+                self._ready[name] = f"http://{authority}"
             if name in self._ready:
-                url = self._urls[name] = f"http://{authority}"
-                return f"{self._relay}/{name}" if self._relay else url
+                return f"{self._relay}/{name}" if self._relay else self._ready[name]
             if time.monotonic() - self._asked_s.get(name, 0.0) > _PAUSE_S:
                 self._asked_s[name] = float("inf")
                 self._workers.submit(self._ask, name, authority)
@@ -50,12 +48,11 @@ class Readiness:
     def url(self, run: str) -> str:
         """Where this machine reaches the run's service; "" while it is not ready."""
         with self._lock:
-            return self._urls.get(run, "")
+            return self._ready.get(run, "")
 
     def forget(self, run: str) -> None:
         with self._lock:
-            self._urls.pop(run, None)
-            self._ready.discard(run)
+            self._ready.pop(run, None)
             self._asked_s.pop(run, None)
 
     def close(self) -> None:
@@ -66,7 +63,7 @@ class Readiness:
         with self._lock:
             self._asked_s[run] = time.monotonic()
             if ready:
-                self._ready.add(run)
+                self._ready[run] = f"http://{authority}"
 
 
 def _authority(run: EngineRun) -> str:

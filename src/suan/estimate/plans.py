@@ -6,7 +6,7 @@ is free.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from suan.estimate.legal import OPEN, legal_plans, undominated
 from suan.estimate.memory import Memory, memory_gib
 from suan.estimate.outcome import estimate_training
 from suan.estimate.training import Bound, StepTime, step_time
+from suan.estimate.wan import Wan, change_bytes, ring_s
 
 Found = TypeVar("Found", Memory, StepTime)
 
@@ -266,50 +267,67 @@ class Share:
     step_s: float
 
 
-def best_over_pools(case: Cases, pools: Machines, *, gbps_between: float) -> tuple[Share, ...]:
-    """How pools of different kinds share a step: each holds whole replicas of the model under its own best
-    plan, and gets sequences in proportion to its speed. A pool alone where sharing is slower, which
-    `gbps_between` decides.
+def best_over_pools(
+    case: Cases, pools: Machines, *, gbps_between: float, rtt_s: float = 0.0
+) -> tuple[Share, ...]:
+    """How pools of different kinds share a step: `best_alone`, then `share_step`."""
+    return share_step(best_alone(case, pools), gbps_between=gbps_between, rtt_s=rtt_s)
 
-    The pools exchange one sum of gradients a step, in fp32, over a link of `gbps_between` gigabit a second.
-    """
-    alone = []
+
+def best_alone(case: Cases, pools: Machines) -> tuple[Share, ...]:
+    """The whole step on each pool on which the model fits, under its best plan there; quickest first."""
+    batch, alone = int(case.global_batch[0]), []
     for pool in range(len(pools)):
         ranked = best_plans(_on(case, pools.take(slice(pool, pool + 1))), count=1)
         if len(ranked.cases) and ranked.memory.fits[0]:
-            alone.append((float(ranked.time.total_s[0]), pool, ranked.cases))
-    if not alone:
-        return ()
-    alone.sort(key=lambda found: found[0])
-    batch = int(case.global_batch[0])
-    quickest_s, pool, plan = alone[0]
-    best: tuple[Share, ...] = (Share(pool, batch, plan, quickest_s),)
-    exchange_s = 2.0 * 4.0 * float(case.shapes.params[0]) * 8.0 / (gbps_between * 1e9)
+            alone.append(Share(pool, batch, ranked.cases, float(ranked.time.total_s[0])))
+    return tuple(sorted(alone, key=lambda share: share.step_s))
+
+
+def share_step(alone: Sequence[Share], *, gbps_between: float, rtt_s: float = 0.0) -> tuple[Share, ...]:
+    """Each pool holds whole replicas of the model under its own plan, and gets sequences in proportion to its
+    speed. The quickest pool alone where sharing is slower, which the link between them decides: over it they
+    exchange one sum of gradients a step, in fp32.
+    """
+    best = tuple(alone[:1])
     for together in range(2, len(alone) + 1):
-        shares = _shared(alone[:together], batch)
-        slowest_s = max(share.step_s for share in shares) + exchange_s
-        if slowest_s < max(share.step_s for share in best):
-            best = tuple(Share(s.pool, s.sequences, s.plan, s.step_s + exchange_s) for s in shares)
+        shares = _shared(alone[:together])
+        exchange_s = exchange_of(alone[:together], gbps_between=gbps_between, rtt_s=rtt_s)
+        if slowest_s(shares) + exchange_s < slowest_s(best):
+            best = tuple(replace(share, step_s=share.step_s + exchange_s) for share in shares)
     return best
+
+
+def exchange_of(shares: Sequence[Share], *, gbps_between: float, rtt_s: float) -> float:
+    """Seconds in which the pools sum the gradients of a step over the link between them."""
+    sent = change_bytes(shares[0].plan.shapes.params)
+    return float(ring_s(Wan.of(len(shares), gbps_between, rtt_s), sent)[0])
+
+
+def slowest_s(shares: Sequence[Share]) -> float:
+    """Seconds of the step; 0 where there is no share."""
+    return max((share.step_s for share in shares), default=0.0)
 
 
 def _on(case: Cases, machine: Machines) -> Cases:
     return Cases(case.shapes, case.plans, machine, case.seq_len, case.global_batch)
 
 
-def _shared(alone: Sequence[tuple[float, int, Cases]], batch: int) -> tuple[Share, ...]:
+def _shared(alone: Sequence[Share]) -> tuple[Share, ...]:
     """The batch split in proportion to speed, in whole micro-batches of every rank; the fastest takes what is
     over.
     """
-    speed = np.array([1.0 / seconds for seconds, _, _ in alone])
-    grain = np.array([int(plan.plans.dp[0] * plan.plans.micro_batch[0]) for _, _, plan in alone])
+    batch = alone[0].sequences
+    speed = np.array([1.0 / share.step_s for share in alone])
+    grain = np.array([int(share.plan.plans.dp[0] * share.plan.plans.micro_batch[0]) for share in alone])
     parts = np.maximum(np.round(batch * speed / speed.sum() / grain), 1).astype(np.int64) * grain
     over = max(batch - int(parts[1:].sum()), 1)
     parts[0] = -(-over // grain[0]) * grain[0]
     shares = []
-    for (_, pool, plan), sequences in zip(alone, parts, strict=True):
+    for share, sequences in zip(alone, parts, strict=True):
+        plan = share.plan
         part = Cases(plan.shapes, plan.plans, plan.machines, plan.seq_len, np.array([sequences]))
-        shares.append(Share(pool, int(sequences), part, float(step_time(part).total_s[0])))
+        shares.append(Share(share.pool, int(sequences), part, float(step_time(part).total_s[0])))
     return tuple(shares)
 
 

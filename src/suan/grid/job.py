@@ -182,11 +182,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}  # what the recipe reported at its end
 
 
-def is_flexible(task: Task) -> bool:
-    """Whether a run of the task may leave at a checkpoint to come back later, or at another size."""
+def is_flexible(task: Task, *, waits_free: bool = True) -> bool:
+    """Whether a run of the task may leave at a checkpoint to come back later, or at another size.
+
+    `waits_free` is whether the policy lets it rest until its deadline.
+    """
     if task.checkpoint is None or task.replicas is not None:
         return False
-    return task.priority == Priority.VALLEY or task.elastic is not None or may_wait(task)
+    return task.priority == Priority.VALLEY or task.elastic is not None or (waits_free and may_wait(task))
 
 
 def may_wait(task: Task) -> bool:

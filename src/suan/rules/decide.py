@@ -138,7 +138,7 @@ def _place(cycle: Cycle, best: Candidate, record: Considered, artifacts: dict[st
         )
     )
     supply.take(bid.devices, bid.finish_s)
-    if is_flexible(job.task):
+    if is_flexible(job.task, waits_free=cycle.policy.waits_free(job.task)):
         cycle.wake(cycle.now_s + cycle.policy.min_run_s)  # from then on it may pause or change its size
     if job.tenant in cycle.promised:
         cycle.promised[job.tenant] += bid.quote.billed_microyuan

@@ -12,9 +12,8 @@ from suan.doors.estimates.answers import PoolsAnswer, ShareAnswer
 from suan.doors.estimates.model import Model
 from suan.doors.estimates.training import PLAN_COLUMNS, Machine, Step, case_of
 from suan.estimate.cases import Cases, Machines
-from suan.estimate.plans import Share, best_over_pools
+from suan.estimate.plans import Share, best_alone, exchange_of, share_step, slowest_s
 from suan.estimate.rates import kinds
-from suan.estimate.wan import Wan, change_bytes, ring_s
 from suan.grid.error import Refused
 
 _NO_LIMIT_GBPS = 1e9
@@ -36,50 +35,44 @@ def pools_answer(
     usual = case_of(model, replace(pools[0], devices=whole), step, {})
     batch = int(usual.global_batch[0])
     cases = [case_of(model, pool, replace(step, global_batch=batch), {}) for pool in pools]
-    machines = Machines.concat([case.machines for case in cases])
-    alone = [_slowest_s(best_over_pools(case, case.machines, gbps_between=_NO_LIMIT_GBPS)) for case in cases]
-    if not any(alone):
+    alone = best_alone(cases[0], Machines.concat([case.machines for case in cases]))
+    if not alone:
         raise Refused(
             "no_plan",
             f"{model.name} fits on none of the pools by itself, and each holds a whole copy",
             hint="suan estimate plan says what is missing on one of them",
             status=422,
         )
-    shares = best_over_pools(cases[0], machines, gbps_between=gbps_between)
-    near = best_over_pools(cases[0], machines, gbps_between=_NO_LIMIT_GBPS)
-    link = Wan.of(len(near), gbps_between, rtt_ms / 1000)
-    exchange_s = float(ring_s(link, change_bytes(cases[0].shapes.params))[0])
-    quickest_s = min(seconds for seconds in alone if seconds)
-    spare_s = quickest_s - _slowest_s(near)
+    rtt_s = rtt_ms / 1000
+    shares = share_step(alone, gbps_between=gbps_between, rtt_s=rtt_s)
+    near = share_step(alone, gbps_between=_NO_LIMIT_GBPS)
+    exchange_s = exchange_of(near, gbps_between=gbps_between, rtt_s=rtt_s)
+    spare_s = slowest_s(alone[:1]) - slowest_s(near)
+    step_of = {share.pool: share.step_s for share in alone}
     return PoolsAnswer(
         model=model.name,
-        params_b=float(cases[0].shapes.params[0]) / 1e9,
+        params_b=float(usual.shapes.params[0]) / 1e9,
         global_batch=batch,
         seq_len=step.seq_len,
         gbps_between=gbps_between,
         rtt_ms=rtt_ms,
-        shares=[_share(share, cases) for share in shares],
-        step_time_s=_slowest_s(shares),
-        alone_s=dict(zip(map(_called, cases), alone, strict=True)),
+        shares=[_share(share) for share in shares],
+        step_time_s=slowest_s(shares),
+        alone_s={_called(case): step_of.get(pool, 0.0) for pool, case in enumerate(cases)},
         exchange_s=exchange_s,
         meet_every_steps=math.ceil(exchange_s / spare_s) if len(near) > 1 and spare_s > 0 else 0,
     )
-
-
-def _slowest_s(shares: Sequence[Share]) -> float:
-    """Of a step; 0 where nothing fits."""
-    return max((share.step_s for share in shares), default=0.0)
 
 
 def _called(case: Cases) -> str:
     return f"{kinds()[int(case.machines.kind[0])]} x {int(case.machines.devices[0])}"
 
 
-def _share(share: Share, cases: Sequence[Cases]) -> ShareAnswer:
-    case, plan = cases[share.pool], share.plan.plans
+def _share(share: Share) -> ShareAnswer:
+    machines, plan = share.plan.machines, share.plan.plans
     return ShareAnswer(
-        accelerator=kinds()[int(case.machines.kind[0])],
-        devices=int(case.machines.devices[0]),
+        accelerator=kinds()[int(machines.kind[0])],
+        devices=int(machines.devices[0]),
         sequences=share.sequences,
         step_time_s=share.step_s,
         plan={name: int(getattr(plan, name)[0]) for name in PLAN_COLUMNS if name != "sequence_parallel"},

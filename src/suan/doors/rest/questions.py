@@ -15,8 +15,11 @@ from starlette.requests import ClientDisconnect
 from suan.grid.error import NotNow
 
 Queue = Literal["door", "services"]
-_MOST_WAITING = {"door": 64, "services": 1024}  # questions to one site; a fetch asks the door eight at once
-_RETRY_S = 2
+_MOST_WAITING = {
+    "door": 64,
+    "services": 1024,
+}  # questions to one site: of several fetches at once, and of all who use its services
+RETRY_S = 2
 _AHEAD = 16  # pieces of an answer that wait for a slow asker; then the site waits too
 
 
@@ -105,7 +108,7 @@ class Relay:
         waiting = self._waiting.setdefault(place, deque())
         if place not in self._news or len(waiting) >= _MOST_WAITING[queue]:
             what = "has too many questions" if waiting else "asks for none"
-            raise NotNow("relay_busy", f"{site} {what}", retry_after_s=_RETRY_S)
+            raise NotNow("relay_busy", f"{site} {what}", retry_after_s=RETRY_S)
         waiting.append(question)
         self._news[place].set()
         try:
@@ -114,7 +117,7 @@ class Relay:
             question.leave()
             self._taken.pop((*place, question.id), None)
             if isinstance(error, TimeoutError):
-                raise NotNow("site_silent", f"{site} did not answer", retry_after_s=_RETRY_S) from error
+                raise NotNow("site_silent", f"{site} did not answer", retry_after_s=RETRY_S) from error
             raise
         finally:
             if question in waiting:

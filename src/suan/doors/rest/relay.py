@@ -12,12 +12,11 @@ from starlette.responses import Response
 
 from suan.doors.rest.access import AnyKey, Here, site_key
 from suan.doors.rest.answer import Json, takes_bytes
-from suan.doors.rest.questions import Broken, Head, Question, Queue
+from suan.doors.rest.questions import RETRY_S, Broken, Head, Question, Queue
 from suan.grid.error import NotNow
 
 router = APIRouter(prefix="/v1", tags=["sites"])
 _DOOR_PATIENCE_S = 25.0  # less than whoever fetches waits
-_RETRY_S = 2
 
 # ---------------------------------------------------------------- who asks for data
 
@@ -32,7 +31,7 @@ async def ask(request: Request, parts: Here, site: str, target: str) -> Response
     try:
         content = b"".join([piece async for piece in question.pieces()])
     except Broken as error:
-        raise NotNow("site_silent", f"{site}: {error}", retry_after_s=_RETRY_S) from error
+        raise NotNow("site_silent", f"{site}: {error}", retry_after_s=RETRY_S) from error
     return Response(content, head.status, media_type=head.media_type)
 
 

@@ -9,8 +9,7 @@ from urllib.parse import unquote
 import httpx
 
 from suan.doors.rest.questions import Broken, Question, Relay
-
-_PATIENCE_S = 600.0  # before the head of an answer, and for each piece: a long prompt takes its time
+from suan.doors.socket.upstream import PATIENCE_S
 
 
 class RelayTransport(httpx.AsyncBaseTransport):
@@ -22,7 +21,7 @@ class RelayTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raises: NotNow as `Relay.ask`."""
         site, _, target = request.url.raw_path.decode().lstrip("/").partition("/")
-        question = Question(target, body=await request.aread(), patience_s=_PATIENCE_S)
+        question = Question(target, body=await request.aread(), patience_s=PATIENCE_S)
         head = await self._relay.ask(unquote(site), "services", question)
         headers = {"content-type": head.media_type}
         return httpx.Response(head.status, headers=headers, stream=_Pieces(question))

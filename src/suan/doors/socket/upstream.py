@@ -14,7 +14,7 @@ from suan.grid.error import NotNow
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_PATIENCE_S = 600.0  # between two tokens, or before the first of a long prompt
+PATIENCE_S = 600.0  # between two tokens, or before the first of a long prompt
 
 
 class Counted(msgspec.Struct):
@@ -53,7 +53,7 @@ def new_client(relayed: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncCl
     """Engines are reached directly: a proxy in the environment is for the world outside. `relayed` is the way
     to those whose endpoint begins with relay://.
     """
-    timeout = httpx.Timeout(_PATIENCE_S, connect=5.0, pool=30.0)
+    timeout = httpx.Timeout(PATIENCE_S, connect=5.0, pool=30.0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
     return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False, mounts={"relay://": relayed})
 

@@ -4,7 +4,7 @@ Knows kinds of characters and hashes of character windows. Does not know what an
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Texts:
         kept.offsets = before[self.offsets]
         return kept
 
+    @cached_property
     def folded(self) -> "Texts":
         """The same texts in lower case, all digits alike."""
         kept = object.__new__(Texts)

@@ -173,7 +173,7 @@ def _overlap(judged: "Judged", said: "Array") -> "Array":
     """The part of each line's pairs of characters that other lines of prose on its page have."""
     import numpy as np
 
-    hashes, offsets = judged.codes.folded().windows(2)
+    hashes, offsets = judged.codes.folded.windows(2)
     line = np.repeat(np.arange(len(said)), np.diff(offsets))
     keys = hashes ^ (judged.page[line].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     order = np.lexsort((line, keys))

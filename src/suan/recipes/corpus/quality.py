@@ -22,7 +22,7 @@ def features(lines: Texts) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any
     """(line, bucket, value) of every n-gram: values are such that a line's squares sum to about one."""
     import numpy as np
 
-    folded = lines.folded().edged()
+    folded = lines.folded.edged()
     rows, buckets = [], []
     for width in WIDTHS:
         hashes, offsets = folded.windows(width)
