@@ -4,13 +4,14 @@ terminal, folding the journal gives the state, and the plan does not depend on a
 import copy
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenario import NIGHT, Scenario, task
 
 from suan.control.observe import observe, silences
 from suan.grid import fact as f
-from suan.grid.account import Usage
+from suan.grid.account import Budget, Quota, Usage
 from suan.grid.action import Observation, OutputSeen, RunSeen
 from suan.grid.job import TERMINAL_PHASES, EndCause, JobPhase, Priority, RunPhase
 from suan.grid.state import State
@@ -136,3 +137,25 @@ def test_facts_survive_the_codec_as_they_are() -> None:
     grid.plan()
     encoded = msgspec.json.encode(grid.facts)
     assert msgspec.json.decode(encoded, type=list[f.Fact]) == grid.facts
+
+
+KINDS = st.tuples(st.integers(1, 8), st.integers(1, 2), st.sampled_from((None, 600, 7200)), st.booleans())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(KINDS, st.integers(0, 90)), max_size=40), st.booleans(), st.booleans())
+def test_jobs_alike_get_what_each_would_get_by_itself(jobs: list, limited: bool, budget: bool) -> None:
+    """One plan prices the pools once for jobs that are alike. Nobody gets another pool, price or reason."""
+    quota = Quota(nominal_devices={"H100-SXM": 20}) if limited else Quota()
+    limit = Budget(limit_microyuan=60_000_000 if budget else None)
+    grid = Scenario().tenant(waiting_microyuan_per_h=300_000, quota=quota, budget=limit)
+    grid.site("a", "H100-SXM 2x8 3", "H100-SXM 1x4 2").site("b", "H100-SXM 1x8 1.5", yuan_per_kwh=0.3)
+    grid.link("a", "b", 1000).artifact("dataset:d@1", "a", 10**9)
+    for number, ((devices, nodes, length_s, moves), late_s) in enumerate(jobs):
+        grid.now_s += late_s
+        about = {"inputs": {"d": "dataset:d@1"}} if moves else {}
+        grid.submit(task(f"t{number}", devices=devices, nodes=nodes, duration_s=length_s, **about))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("suan.rules.bids._alike", lambda cycle, job: None)
+        alone = decide(grid.state, grid.policy, grid.now_s)
+    assert decide(grid.state, grid.policy, grid.now_s) == alone

@@ -100,6 +100,12 @@ MUTANTS = (
         "return (rank, over_share, -worth,",
         "return (rank, over_share, worth,",
     ),
+    one(
+        "jobs alike see room that others took",
+        "bids",
+        "if one.offer.supply.can_start(one.offer.devices, now_s, one.run_s)]",
+        "if True]",
+    ),
     one("nobody starves by the list", "order", "if now_s - since_s < policy.starvation_s:", "if True:"),
     one(
         "nobody holds a reservation",
@@ -123,13 +129,13 @@ MUTANTS = (
         "pressing = 1 - math.exp(-max(1.0, slack_s) / policy.urgency_s)",
     ),
     # money
-    one("waiting costs nothing", "quote", "wait=round(felt_s / HOUR_S", "wait=round(0 * felt_s / HOUR_S"),
+    one("waiting costs nothing", "quote", "round(felt_s / HOUR_S", "round(0 * felt_s / HOUR_S"),
     one("lateness costs nothing", "quote", "late=round(late),", "late=0,"),
     one(
         "tariffs are an hour late",
         "quote",
-        "hour_rate(tariff, first_hour + offset)",
-        "hour_rate(tariff, first_hour + offset - 1)",
+        "hour_rates(tariff, first_hour - 1",
+        "hour_rates(tariff, first_hour - 2",
     ),
     one(
         "PUE is dropped from quotes",

@@ -5,6 +5,7 @@ Knows the shapes and one lookup (a tariff's price in a given hour). Money terms 
 
 import datetime
 import enum
+from typing import TypeVar
 
 import msgspec
 
@@ -67,6 +68,10 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     declared_mbit_per_s: float = 0.0  # of a measured link: what was declared, which nothing exceeds
 
 
+_Rate = TypeVar("_Rate", int, float)
+_ORDINAL_1970 = datetime.date(1970, 1, 1).toordinal()
+
+
 class Bands(msgspec.Struct, frozen=True, kw_only=True, tag="bands"):
     """Time-of-use bands: for each month 24 band names in local time, and each band's ratio to flat."""
 
@@ -96,15 +101,43 @@ class Tariff(msgspec.Struct, frozen=True, kw_only=True):
     valid_until_s: int | None = None
 
 
-def hour_rate(tariff: Tariff, hour: int) -> tuple[int, float]:
-    """Micro-yuan a kWh and gCO2 a kWh in the hour that begins `hour * 3600` seconds after 1970 UTC."""
+def hour_rates(tariff: Tariff, first_hour: int, hours: int) -> tuple[list[int], list[float]]:
+    """Micro-yuan a kWh, and gCO2 a kWh, of each hour from the one that begins `first_hour * 3600` seconds
+    after 1970 UTC.
+    """
     match tariff.prices:
         case Bands() as bands:
-            local = datetime.datetime.fromtimestamp(hour * HOUR_S + bands.utc_offset_s, datetime.UTC)
-            day = bands.months[(local.month - 1) % len(bands.months)]
-            return round(bands.flat_microyuan_per_kwh * bands.ratios[day[local.hour]]), bands.gco2_per_kwh
+            return _banded(bands, first_hour, hours), [bands.gco2_per_kwh] * hours
         case Series() as series:
-            index = (hour - series.start_at_s // HOUR_S) % len(series.microyuan_per_kwh)
-            carbon = series.gco2_per_kwh
-            gco2 = carbon[index] if len(carbon) > 1 else (carbon[0] if carbon else 0.0)
-            return series.microyuan_per_kwh[index], gco2
+            first = first_hour - series.start_at_s // HOUR_S
+            return _repeated(series.microyuan_per_kwh, first, hours), _repeated(
+                series.gco2_per_kwh or (0.0,), first, hours
+            )
+
+
+def hour_rate(tariff: Tariff, hour: int) -> tuple[int, float]:
+    """Micro-yuan a kWh and gCO2 a kWh in the hour that begins `hour * 3600` seconds after 1970 UTC."""
+    (money,), (gco2,) = hour_rates(tariff, hour, 1)
+    return money, gco2
+
+
+def _banded(bands: Bands, first_hour: int, hours: int) -> list[int]:
+    """Whole local days, one after the other, without what lies before the first hour."""
+    rates = {name: round(bands.flat_microyuan_per_kwh * ratio) for name, ratio in bands.ratios.items()}
+    day, skipped = divmod(first_hour + bands.utc_offset_s // HOUR_S, 24)
+    days: dict[int, list[int]] = {}
+    found: list[int] = []
+    while len(found) < skipped + hours:
+        month = datetime.date.fromordinal(_ORDINAL_1970 + day).month
+        if month not in days:
+            days[month] = [rates[name] for name in bands.months[(month - 1) % len(bands.months)]]
+        found.extend(days[month])
+        day += 1
+    return found[skipped : skipped + hours]
+
+
+def _repeated(rates: tuple[_Rate, ...], first: int, hours: int) -> list[_Rate]:
+    """So many from the first on, as if they went round for ever."""
+    first %= len(rates)
+    rounds = -(-(first + hours) // len(rates))
+    return list((rates * rounds)[first : first + hours])

@@ -4,7 +4,8 @@ Does not choose whose turn it is, and places nothing.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 import numpy as np
 
@@ -12,12 +13,12 @@ from suan.grid.artifact import Artifact
 from suan.grid.job import Bid, Considered, Job, Priority, Reason, Task
 from suan.grid.units import HOUR_S, yuan_text
 from suan.rules.ahead import may_pause
-from suan.rules.cycle import Cycle, Offer, Offers
+from suan.rules.cycle import Alike, Cycle, Offer, Offers
 from suan.rules.elastic import node_counts
 from suan.rules.estimates import estimate, fits_on
 from suan.rules.hours import Hours
 from suan.rules.move import Move, moves_to
-from suan.rules.quote import Setting, electricity_of_starts, power_w, quote, terms, turning_points
+from suan.rules.quote import Setting, electricity_of_starts, power_w, quote, terms, turning_points, waiting
 from suan.rules.scarcity import curve, span_price
 from suan.rules.supply import Supply
 
@@ -41,6 +42,7 @@ class Candidate:
         "price_microyuan",
         "run_s",
         "start_s",
+        "wait_microyuan",
     )
 
     def __init__(
@@ -49,6 +51,7 @@ class Candidate:
         self.cycle, self.job, self.offer, self.start_s, self.run_s = cycle, job, offer, start_s, run_s
         self.hours = hours
         found = terms(job, offer.setting, offer.devices, (start_s, start_s + run_s), cycle.policy)
+        self.wait_microyuan = found.wait
         self.green_microyuan = round(found.gco2 / 1000 * cycle.policy.carbon_weight_microyuan_per_kg)
         self.price_microyuan = found.total_microyuan + self.scarcity_microyuan + self.green_microyuan
         if hours is not None and hours.holds(start_s, run_s):
@@ -72,6 +75,18 @@ class Candidate:
         return Candidate(
             self.cycle, self.job, self.offer, start_s=start_s, run_s=self.run_s, hours=self.hours
         )
+
+    def of(self, job: Job) -> "Candidate":
+        """The same for another job, which is like this one in all but its age."""
+        if job is self.job:
+            return self
+        other = object.__new__(Candidate)
+        other.cycle, other.job, other.offer, other.hours = self.cycle, job, self.offer, self.hours
+        other.start_s, other.run_s, other.green_microyuan = self.start_s, self.run_s, self.green_microyuan
+        other.wait_microyuan = waiting(job, self.offer.setting, self.start_s, self.cycle.policy)
+        other.price_microyuan = self.price_microyuan - self.wait_microyuan + other.wait_microyuan
+        other._bid = None
+        return other
 
     @property
     def bid(self) -> Bid:
@@ -98,31 +113,93 @@ class Candidate:
 
 def candidates_for(
     cycle: Cycle, job: Job, artifacts: dict[str, Artifact]
-) -> tuple[list[Candidate], dict[str, Reason]]:
+) -> tuple[Sequence[Candidate], dict[str, Reason]]:
     """Every way to run the job, cheapest first; and the pools that cannot.
 
     In a market a job that does not defer takes what is free, the cheapest of it, and waits only for want of
     devices: how soon a cheaper pool will be free is a guess, and time is what such a job is short of.
     """
-    found: list[Candidate] = []
     offers, unfit = offers_for(cycle, job, artifacts)
-    if cycle.policy.market and not defers(job.task) and not job.task.resources_ordered:
-        offers = [offer for offer in offers if _has_room(cycle, job, offer)] or offers
-    for offer in offers:
-        if reason := cycle.quotas.reason(job.tenant, offer.supply.pool.accelerator, offer.devices):
-            unfit = {**unfit, offer.supply.name: reason}
-            continue
-        found.extend(_in_pool(cycle, job, offer))
     ordered = job.task.resources_ordered
-    found.sort(
-        key=lambda one: (
-            one.offer.resources_index if ordered else 0,
-            one.price_microyuan,
-            one.start_s,
-            one.offer.supply.name,
-        )
-    )
-    return found, unfit
+    found: list[Candidate] = []
+    if cycle.policy.market and not defers(job.task) and not ordered:
+        found = _free_now(cycle, job, offers)
+    if not found:
+        found = _ranked(cycle, job, offers)
+    if ordered:
+        found.sort(key=lambda one: one.offer.resources_index)
+    found, unfit = _within_quota(cycle, job, found, unfit)
+    return _Aged(found, job), unfit
+
+
+class _Aged(Sequence[Candidate]):
+    """What was found for a job that is like this one in all but its age, each priced for this one once
+    somebody looks.
+    """
+
+    def __init__(self, found: list[Candidate], job: Job) -> None:
+        self._found, self._job = found, job
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @overload
+    def __getitem__(self, at: int) -> Candidate: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Candidate]: ...
+    def __getitem__(self, at: int | slice) -> Candidate | list[Candidate]:
+        if isinstance(at, slice):
+            return [one.of(self._job) for one in self._found[at]]
+        return self._found[at].of(self._job)
+
+
+def _ranked(cycle: Cycle, job: Job, offers: list[Offer]) -> list[Candidate]:
+    found = [one for offer in offers for one in _in_pool(cycle, job, offer)]
+    found.sort(key=lambda one: (one.price_microyuan, one.start_s, one.offer.supply.name))
+    return found
+
+
+def _free_now(cycle: Cycle, job: Job, offers: list[Offer]) -> list[Candidate]:
+    """Where the job can start at once, cheapest first. Of jobs that would pay the same but for their age only
+    the first is priced: what is free only shrinks within one plan.
+    """
+    alike = _alike(cycle, job)
+    before = cycle.ranked.get(alike) if alike is not None else None
+    if before is None:
+        found = _ranked(cycle, job, [offer for offer in offers if _has_room(cycle, job, offer)])
+    else:
+        now_s = cycle.now_s
+        found = [one for one in before if one.offer.supply.can_start(one.offer.devices, now_s, one.run_s)]
+    if alike is not None:
+        cycle.ranked[alike] = found
+    return found
+
+
+def _alike(cycle: Cycle, job: Job) -> Alike | None:
+    """What jobs have in common that would pay the same for the same start; None for one like no other."""
+    wanted, checkpoint = cycle.state.waiting.get(job.id), job.task.checkpoint
+    if wanted is None or job.runs:
+        return None
+    return wanted, cycle.length_s(job), job.task.duration_s, checkpoint.every_s if checkpoint else 0
+
+
+def _within_quota(
+    cycle: Cycle, job: Job, found: list[Candidate], unfit: dict[str, Reason]
+) -> tuple[list[Candidate], dict[str, Reason]]:
+    """Those that the tenant may take now; and why not the others, beside what is known to be unfit."""
+    if not cycle.quotas.is_limited:
+        return found, unfit
+    reasons: dict[tuple[str, int], Reason | None] = {}
+    kept, above = [], {}
+    for one in found:
+        wanted = one.offer.supply.pool.accelerator, one.offer.devices
+        if wanted not in reasons:
+            reasons[wanted] = cycle.quotas.reason(job.tenant, *wanted)
+        if reason := reasons[wanted]:
+            above[one.offer.supply.name] = reason
+        else:
+            kept.append(one)
+    return kept, {**unfit, **above}
 
 
 def offers_for(cycle: Cycle, job: Job, artifacts: dict[str, Artifact]) -> Offers:
@@ -232,7 +309,7 @@ def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, times: tuple[int, int,
     return found[int(np.argmin(cost))]
 
 
-def weighed(candidates: list[Candidate], unfit: dict[str, Reason]) -> Considered:
+def weighed(candidates: Sequence[Candidate], unfit: dict[str, Reason]) -> Considered:
     kept = tuple(one.bid for one in candidates[:KEPT_BIDS])
     few = dict(list(unfit.items())[:KEPT_BIDS])
     return Considered(bids=kept, unfit=few, chosen=0, why=_why(kept, len(candidates), len(unfit)))

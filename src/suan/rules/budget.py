@@ -4,6 +4,8 @@ Knows quotes and the ledger. What runs now counts with its quote until it is set
 twice.
 """
 
+from collections.abc import Sequence
+
 from suan.grid.job import Job, Reason
 from suan.grid.state import State
 from suan.grid.units import yuan_text
@@ -12,8 +14,8 @@ from suan.rules.cycle import Cycle
 
 
 def affordable(
-    cycle: Cycle, job: Job, candidates: list[Candidate]
-) -> tuple[list[Candidate], dict[str, Reason]]:
+    cycle: Cycle, job: Job, candidates: Sequence[Candidate]
+) -> tuple[Sequence[Candidate], dict[str, Reason]]:
     """Those that the job may cost, in their order; and the pools that are too dear, with why."""
     limit, left = job.task.max_cost_microyuan, _left(cycle, job.tenant)
     if limit is None and left is None:

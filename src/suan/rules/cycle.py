@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import inf
+from typing import TYPE_CHECKING
 
 from suan.grid.action import Action
 from suan.grid.job import Demand, Job, Place, Reason, Resources
@@ -22,6 +23,9 @@ from suan.rules.scaling import least_nodes
 from suan.rules.share import Shares
 from suan.rules.supply import Supply
 
+if TYPE_CHECKING:
+    from suan.rules.bids import Candidate
+
 Shape = tuple[tuple[Resources, ...], int, Place, str]
 _MOST_LOOKS = 200  # of one plan at hours ahead: each may take some milliseconds
 
@@ -41,6 +45,7 @@ class Offer:
 
 
 Offers = tuple[list[Offer], dict[str, Reason]]
+Alike = tuple[Demand, float, int | None, int]  # demand, expected and stated length, time between checkpoints
 
 
 @dataclass(slots=True)
@@ -61,6 +66,7 @@ class Cycle:
     blocked: list[Job] = field(default_factory=list)  # for want of devices, in the order of their turns
     fits: dict[Shape, Fits] = field(default_factory=dict)
     offers: dict[Demand, Offers] = field(default_factory=dict)
+    ranked: dict[Alike, list["Candidate"]] = field(default_factory=dict)  # what jobs alike may take, at once
     clearing: Clearing | None = None  # the prices that hold in this plan
     forecasts: dict[object, Forecast] = field(default_factory=dict)
     looks: dict[tuple[str, int, float], Hours | None] = field(default_factory=dict)

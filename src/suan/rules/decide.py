@@ -5,6 +5,8 @@ start, few of the others are tried. Each is placed at its turn, by least total m
 at the prices that the last clearing of all jobs together left; then runs may be stopped for whom that pays.
 """
 
+from collections.abc import Sequence
+
 from suan.grid.action import EndJob, MoveArtifact, PlaceRun, Plan
 from suan.grid.artifact import Artifact
 from suan.grid.job import Considered, Job, JobPhase, Reason, is_flexible
@@ -155,10 +157,9 @@ def _nothing_free(cycle: Cycle, job: Job) -> Reason | None:
     known = cycle.demand_reasons.get(wanted)
     if known is not None and known.code != DEVICES:
         known = None
-    rooms = [one for one in able if job.task.resources[one[1]].devices * nodes <= one[0].free]
-    for supply, index in rooms:
+    for supply, index in able:
         need = job.task.resources[index].devices * nodes
-        if supply.can_start(need, cycle.now_s, cycle.run_s(job, supply, nodes)):
+        if need <= supply.free and supply.can_start(need, cycle.now_s, cycle.run_s(job, supply, nodes)):
             return None
     if known is not None:
         return known  # what was said to the first of this demand holds for the others
@@ -203,7 +204,7 @@ def _start_moves(cycle: Cycle, job: Job, moves: tuple[Move, ...], record: Consid
         )
 
 
-def _later(cycle: Cycle, best: Candidate, candidates: list[Candidate]) -> Reason:
+def _later(cycle: Cycle, best: Candidate, candidates: Sequence[Candidate]) -> Reason:
     """The best start is later: for want of devices, or because it will be cheaper."""
     now_s, supply, devices = cycle.now_s, best.offer.supply, best.offer.devices
     if not supply.can_start(devices, now_s, best.run_s):

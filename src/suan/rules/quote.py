@@ -4,8 +4,8 @@ waiting, lateness, and the work that a preemption is expected to lose.
 Knows prices. Does not know what is free (`decide`) or whether the pool can run the job at all (`fit`).
 """
 
+from array import array
 from bisect import bisect_right
-from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from suan.grid.account import Quote
 from suan.grid.hardware import accelerator
 from suan.grid.job import Job, Task
-from suan.grid.site import Pool, Tariff, hour_rate
+from suan.grid.site import Pool, Tariff, hour_rates
 from suan.grid.units import HOUR_S
 from suan.rules.policy import Policy
 
@@ -44,23 +44,17 @@ class _Sums:
     __slots__ = ("arrays", "carbon", "drops", "first_hour", "money", "rises", "tariff")
 
     def __init__(self, tariff: Tariff, first_hour: int) -> None:
-        rates = [hour_rate(tariff, first_hour + offset) for offset in range(-1, _WINDOW_H)]
-        self.drops = [
-            (first_hour + offset) * HOUR_S
-            for offset, (before, after) in enumerate(pairwise(rates))
-            if after[0] < before[0] or after[1] < before[1]
-        ]
-        self.rises = [
-            (first_hour + offset) * HOUR_S
-            for offset, (before, after) in enumerate(pairwise(rates))
-            if after[0] > before[0] or after[1] > before[1]
-        ]
-        rates = rates[1:]
+        rates = [np.array(part) for part in hour_rates(tariff, first_hour - 1, _WINDOW_H + 1)]
+        turns = [np.diff(part) for part in rates]
+        hours = first_hour + np.arange(_WINDOW_H)
+        self.drops = (hours[(turns[0] < 0) | (turns[1] < 0)] * HOUR_S).tolist()
+        self.rises = (hours[(turns[0] > 0) | (turns[1] > 0)] * HOUR_S).tolist()
         self.tariff = tariff
         self.first_hour = first_hour
-        self.money = [0, *accumulate(rate for rate, _ in rates)]
-        self.carbon = [0.0, *accumulate(carbon for _, carbon in rates)]
-        self.arrays = np.asarray(self.money, float), np.asarray(self.carbon, float)
+        money, carbon = (np.concatenate(([0], np.cumsum(part[1:]))) for part in rates)
+        # Plain arrays: one number of them is read far quicker, and takes an eighth of a list's memory.
+        self.money, self.carbon = array("q", money), array("d", carbon)
+        self.arrays = money.astype(float), carbon.astype(float)
 
 
 _sums: dict[tuple[int, int], _Sums] = {}  # a memo: (id of tariff, window) -> its sums; holds the tariff alive
@@ -148,15 +142,12 @@ def terms(job: Job, setting: Setting, devices: int, span: tuple[int, int], polic
     pue = tariff.pue if tariff else 1.0
     gco2 = carbon_per_kw * kw * pue
     paid = round(money_per_kw * kw * pue)
-    wait_s = max(0, start_s - job.submitted_at_s)
-    waiting_ratio = policy.waiting_ratio.get(task.priority, 1.0)
     late_s, late = 0, 0.0
     if task.deadline_s is not None:
         late_s = max(0, end_s - (job.submitted_at_s + task.deadline_s))
         late = late_s / HOUR_S * policy.late_microyuan_per_h
         if task.value_microyuan is not None:  # lost as a whole, and no more than that
             late = float(task.value_microyuan) if late_s else 0.0
-    felt_s = min(wait_s, late_s) if policy.waits_free(task) else wait_s
     every_s = task.checkpoint.every_s if task.checkpoint else run_s
     lost_s = min(run_s, every_s) / 2 + policy.restore_s
     risk = pool.preemption_per_h * run_s / HOUR_S * lost_s / run_s
@@ -165,7 +156,7 @@ def terms(job: Job, setting: Setting, devices: int, span: tuple[int, int], polic
         electricity=paid,
         carbon=round(gco2 / 1000 * policy.carbon_microyuan_per_kg),
         move=setting.move_microyuan,
-        wait=round(felt_s / HOUR_S * setting.waiting_microyuan_per_h * waiting_ratio),
+        wait=waiting(job, setting, start_s, policy, late_s=late_s),
         late=round(late),
         preemption=round(risk * (machine + paid)),
         late_s=late_s,
@@ -173,6 +164,16 @@ def terms(job: Job, setting: Setting, devices: int, span: tuple[int, int], polic
         money_per_kw=money_per_kw,
         kw=kw,
     )
+
+
+def waiting(job: Job, setting: Setting, start_s: int, policy: Policy, *, late_s: int = 0) -> int:
+    """Micro-yuan that the job's tenant counts for the time until its start; where waiting is free, for what
+    it would be late.
+    """
+    wait_s = max(0, start_s - job.submitted_at_s)
+    felt_s = min(wait_s, late_s) if policy.waits_free(job.task) else wait_s
+    ratio = policy.waiting_ratio.get(job.task.priority, 1.0)
+    return round(felt_s / HOUR_S * setting.waiting_microyuan_per_h * ratio)
 
 
 def quote(
