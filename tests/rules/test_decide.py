@@ -137,6 +137,14 @@ def test_a_deadline_bounds_the_wait_for_a_cheaper_hour() -> None:
     check(grid, f"place {job} at west/p0 on 8")
 
 
+def test_with_a_deadline_only_a_stated_length_waits_for_a_cheaper_hour() -> None:
+    grid = Scenario(now_s=NIGHT + 23 * 3600).site("west", "H100-SXM 2x8", yuan_per_kwh=1.0, valley=0.1)
+    known, guessed = grid.submit(
+        task(devices=8, duration_s=3600, deadline_s=8 * 3600), task(devices=8, deadline_s=8 * 3600)
+    )
+    check(grid, f"place {guessed} at west/p0 on 8\nwait {known}: cheaper_hour")
+
+
 def test_priority_then_share_then_age() -> None:
     grid = Scenario().tenant("a").tenant("b", weight=2.0).site("west", "H100-SXM 1x2")
     (held,) = grid.submit(task("held", duration_s=600), tenant="a")

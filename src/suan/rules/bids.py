@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 
 from suan.grid.artifact import Artifact
-from suan.grid.job import Bid, Considered, Job, Priority, Reason, Task
+from suan.grid.job import Bid, Considered, Job, Priority, Reason
 from suan.grid.units import HOUR_S, yuan_text
 from suan.rules.ahead import may_pause
 from suan.rules.cycle import Alike, Cycle, Offer, Offers
@@ -122,7 +122,7 @@ def candidates_for(
     offers, unfit = offers_for(cycle, job, artifacts)
     ordered = job.task.resources_ordered
     found: list[Candidate] = []
-    if cycle.policy.market and not defers(job.task) and not ordered:
+    if cycle.policy.market and not ordered and not _defers(cycle, job):
         found = _free_now(cycle, job, offers)
     if not found:
         found = _ranked(cycle, job, offers)
@@ -266,9 +266,16 @@ def _in_pool(cycle: Cycle, job: Job, offer: Offer) -> Iterator[Candidate]:
         yield Candidate(cycle, job, offer, start_s=later_s, run_s=run_s, hours=hours)
 
 
-def defers(task: Task) -> bool:
-    """Whether the task may wait for a cheaper hour."""
-    return task.replicas is None and (task.deadline_s is not None or task.priority == Priority.VALLEY)
+def _defers(cycle: Cycle, job: Job) -> bool:
+    """Whether the job may wait for a cheaper hour or pool. One with a deadline only if its task or the
+    performance model says how long it takes, or the policy has it so: the deadline would pay for a guess.
+    """
+    task = job.task
+    if task.replicas is not None:
+        return False
+    if task.priority == Priority.VALLEY or cycle.policy.waits_free(task):
+        return True
+    return task.deadline_s is not None and (task.duration_s is not None or bool(job.work))
 
 
 def _has_room(cycle: Cycle, job: Job, offer: Offer) -> bool:
@@ -282,7 +289,7 @@ def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, times: tuple[int, int,
     """The moment after the soonest at which the run would cost least; None for a job that does not defer."""
     task, policy, setting = job.task, cycle.policy, offer.setting
     soonest_s, run_s, due_s = times
-    if not defers(task):
+    if not _defers(cycle, job):
         return None
     until_s = cycle.now_s + policy.shift_horizon_s
     if task.deadline_s is not None:
