@@ -86,7 +86,7 @@ def clean_pages(pages: list[dict[str, Any]], args: Args, ledger: Ledger) -> list
     """The article of each page; pages without one are dropped."""
     from suan.recipes.corpus.lines import KEPT, REASONS, Judged, article
     from suan.recipes.corpus.mend import line_ends, mend
-    from suan.recipes.corpus.page import Line, page_lines, tidy
+    from suan.recipes.corpus.page import Line, page_lines, tidy, unwrapped
 
     turned = converter(args.to_simplified)
     lines: list[Line] = []
@@ -96,11 +96,13 @@ def clean_pages(pages: list[dict[str, Any]], args: Args, ledger: Ledger) -> list
         text, mended = mend("\n".join([title.replace("\n", " "), *(line.text for line in found)]), turned)
         title, *texts = text.split("\n")
         ledger.mend(mended)
-        lines += [
-            line._replace(text=tidied)
-            for line, text in zip(found, texts, strict=True)
-            if (tidied := tidy(text))
-        ]
+        lines += unwrapped(
+            [
+                line._replace(text=tidied)
+                for line, text in zip(found, texts, strict=True)
+                if (tidied := tidy(text))
+            ]
+        )
         spans.append((len(lines), title.strip()))
     ledger.stage("read", len(pages), sum(len(page["text"]) for page in pages))
     ledger.stage("text of the page", len(pages), sum(len(line.text) for line in lines))

@@ -91,6 +91,15 @@ class Texts:
         flat = self.rows() * len(KINDS) + self.kinds
         return np.bincount(flat, minlength=texts * len(KINDS)).reshape(texts, len(KINDS))
 
+    def count(self, characters: str) -> "np.ndarray[Any, Any]":
+        """For each text, how many of `characters` it has."""
+        import numpy as np
+
+        wanted = np.zeros(_PLANES, bool)
+        wanted[[ord(character) for character in characters]] = True
+        before = np.concatenate(([0], np.cumsum(wanted[self.codes])))
+        return np.diff(before[self.offsets])
+
     def words(self) -> "Texts":
         """The same texts with letters, digits and Chinese characters alone, in lower case."""
         import numpy as np

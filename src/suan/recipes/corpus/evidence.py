@@ -1,10 +1,13 @@
 """How likely each line of a page stands inside its article, by what it is and by what stands around it.
 
-Knows the features and how they are counted for many pages at once; their weights are learned with the line
-classifier's, in `train_quality.py`, and shipped beside them. Does not decide what is kept.
+Knows the features and how they are counted for many pages at once, and the network that weighs them: one
+hidden layer, because an advertisement amid paragraphs and a heading above them differ by no feature alone.
+Its weights are learned in `train_evidence.py` and shipped beside the line classifier's. Does not decide what
+is kept.
 """
 
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from suan.recipes.corpus.codes import COMMA, DIGIT, LETTER
 
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 FEATURES = (
-    "any line",
     "prose",
     "ends as a sentence",
     "size of prose",
@@ -44,17 +46,46 @@ FEATURES = (
     "other script",
     "verse",
     "said in the prose",
+    "says its words again",
     "said again",
+    "code",
+    "code around",
+    "under a marker",
+    "lines",
+    "part of the prose above",
+    "part of the prose below",
+    "run of short lines",
+    "end of the run",
 )
 _REACH = 4  # lines above and below that count
 _VERSE_CHARS = (3, 24)
 
 
-def log_odds(judged: "Judged") -> "Array":
-    """For every line, the log odds that it stands inside the article."""
+class Network(NamedTuple):
+    """Weights from features to hidden units and from those to log odds."""
+
+    hidden: "Array"  # (features, units)
+    hidden_bias: "Array"
+    out: "Array"  # (units,)
+    out_bias: float
+
+    def log_odds(self, rows: "Array") -> "Array":
+        import numpy as np
+
+        return np.maximum(0, rows @ self.hidden + self.hidden_bias) @ self.out + self.out_bias
+
+
+@cache
+def learned() -> Network:
+    """The network that is shipped."""
     from suan.recipes.corpus.quality import stored
 
-    return features(judged) @ stored("evidence")
+    return Network(stored("hidden"), stored("hidden_bias"), stored("out"), float(stored("out_bias")))
+
+
+def log_odds(judged: "Judged") -> "Array":
+    """For every line, the log odds that it stands inside the article."""
+    return learned().log_odds(features(judged))
 
 
 def features(judged: "Judged") -> "Array":
@@ -65,8 +96,11 @@ def features(judged: "Judged") -> "Array":
     said = np.where(judged.prose & ~judged.hard & (judged.read > -1), np.minimum(1, judged.size / 40), 0)
     above, below = _nearest(said, judged.page)
     around = np.where(judged.hard, -2.0, judged.read)
+    code = np.minimum(1, judged.symbols * 4)
+    before, after, many = _place(judged, said)
+    overlap, again = _overlap(judged, said > 0)
+    short, left = _short_run(judged)
     columns = (
-        np.ones(len(prose)),
         prose,
         is_["ends"] & ~judged.prose,
         prose * np.minimum(judged.size, 120) / 25,
@@ -93,10 +127,44 @@ def features(judged: "Judged") -> "Array":
         judged.counts[:, DIGIT] / judged.length,
         _other_script(judged, said),
         _verse(judged),
-        _overlap(judged, said > 0),
+        overlap,
+        again,
         _repeated(judged),
+        code,
+        _around(code, judged.page),
+        _under(judged),
+        many,
+        before,
+        after,
+        short,
+        left,
     )
     return np.stack(columns, 1, dtype=np.float64)
+
+
+def _place(judged: "Judged", said: "Array") -> tuple["Array", "Array", "Array"]:
+    """(the part of the page's prose above each line, and below; the page's lines, as a logarithm)."""
+    import numpy as np
+
+    page, prose = judged.page, np.where(said > 0, judged.size, 0.0)
+    pages = page[-1] + 1 if len(page) else 0
+    whole, many = np.bincount(page, prose, pages), np.bincount(page, minlength=pages)
+    up_to = np.cumsum(prose) - (np.cumsum(whole) - whole)[page]
+    total = np.maximum(1, whole)[page]
+    return (up_to - prose) / total, 1 - up_to / total, np.log(many)[page] / 4
+
+
+def _short_run(judged: "Judged") -> tuple["Array", "Array"]:
+    """(how many short lines without a sentence's end each stands among, the part of them below it)."""
+    import numpy as np
+
+    short = ~judged.is_["ends"] & (judged.size < 32)
+    run = _runs(judged.page, short)
+    many = np.bincount(run)[run] if len(run) else run
+    first = np.concatenate(([True], run[1:] != run[:-1]))[: len(run)]
+    start = np.flatnonzero(first)[run] if len(run) else run
+    done = (np.arange(len(run)) - start + 1) / np.maximum(1, many)
+    return short * np.log(np.maximum(1, many)) / 2, short * (1 - done)
 
 
 def _shifted(values: "Array", page: "Array", by: int) -> tuple["Array", "Array"]:
@@ -122,12 +190,29 @@ def _around(values: "Array", page: "Array") -> "Array":
     return total / np.maximum(1, weights)
 
 
+def _under(judged: "Judged") -> "Array":
+    """Whether no prose stands between a line and the nearest heading of links above it."""
+    import numpy as np
+
+    here = np.arange(len(judged.page))
+    marker = np.maximum.accumulate(np.where(judged.is_["marker"], here, -1)) if len(here) else here
+    prose = np.maximum.accumulate(np.where(judged.prose, here, -1)) if len(here) else here
+    return (marker > prose) & (judged.page[marker] == judged.page)
+
+
+def _runs(page: "Array", kind: "Array") -> "Array":
+    """The number of the run of lines of one kind on one page in which each line stands."""
+    import numpy as np
+
+    new = np.concatenate(([True], (page[1:] != page[:-1]) | (kind[1:] != kind[:-1])))[: len(page)]
+    return np.cumsum(new) - 1
+
+
 def _run(values: "Array", page: "Array", prose: "Array") -> "Array":
     """The mean of `values` over the run of lines, all prose or none, in which each line stands."""
     import numpy as np
 
-    new = np.concatenate(([True], (page[1:] != page[:-1]) | (prose[1:] != prose[:-1])))[: len(page)]
-    run = np.cumsum(new) - 1
+    run = _runs(page, prose)
     return (np.bincount(run, values) / np.maximum(1, np.bincount(run)))[run] if len(page) else values
 
 
@@ -169,21 +254,27 @@ def _verse(judged: "Judged") -> "Array":
     return (same[-1] & same[1]) | (same[-1] & same[-2]) | (same[1] & same[2])
 
 
-def _overlap(judged: "Judged", said: "Array") -> "Array":
-    """The part of each line's pairs of characters that other lines of prose on its page have."""
+def _overlap(judged: "Judged", said: "Array") -> tuple["Array", "Array"]:
+    """(the part of a line's pairs of characters that the page's other prose has, the part it says again).
+
+    Stuffed lines are strung together from few words.
+    """
     import numpy as np
 
     hashes, offsets = judged.codes.folded.windows(2)
     line = np.repeat(np.arange(len(said)), np.diff(offsets))
     keys = hashes ^ (judged.page[line].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    order = np.lexsort((line, keys))
+    order = np.argsort(keys, kind="stable")  # lines are in order already
     keys, line = keys[order], line[order]
     first = np.concatenate(([True], (keys[1:] != keys[:-1]) | (line[1:] != line[:-1])))[: len(keys)]
     keys, line = keys[first], line[first]
     group = np.cumsum(np.concatenate(([True], keys[1:] != keys[:-1]))[: len(keys)]) - 1
     others = np.bincount(group, said[line])[group] - said[line] if len(keys) else np.zeros(0)
     many = np.bincount(line, minlength=len(said))
-    return np.bincount(line, others > 0, len(said)) / np.maximum(1, many)
+    pairs = np.diff(offsets)
+    # Letters come in few pairs, whatever they say.
+    again = np.where((pairs >= 16) & (judged.han * 2 > judged.length), 1 - many / np.maximum(1, pairs), 0)
+    return np.bincount(line, others > 0, len(said)) / np.maximum(1, many), again
 
 
 def _repeated(judged: "Judged") -> "Array":

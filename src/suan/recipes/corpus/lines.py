@@ -33,6 +33,8 @@ KEPT, MARKUP, DESTROYED, SPAM, NAVIGATION, BOILERPLATE, COUNTER, ASIDE, OFF, REP
 _STRANGE_RATIO = 0.15
 _SWITCH = 1.5  # what it costs to leave the article or to come back to it, in log odds
 _STRANGER = -0.9  # a short line less likely than this goes although it stands amid the article
+_QUOTING = 0.5  # prose of this quality is the article's and no notice
+_PROGRAM = 0.08  # this part of a line in signs, and it is no prose
 _NO_TITLE = -4.0
 _TITLE_LINES = 8
 _TITLE_OVERLAP = 0.5
@@ -65,6 +67,8 @@ class Judged:
         self.link = np.array([line.link_ratio for line in lines])
         self.aside = np.array([line.is_aside for line in lines], bool)
         self.heading = np.array([line.is_heading for line in lines], bool)
+        # What programs are written with, and prose is not.
+        self.symbols = self.codes.count("{}()[]<>=+*/\\$#%&|~^@;_\"'`").astype(float) / self.length
         self.quality = log_odds(self.codes) if quality is None else quality
         self._match()
         # The classifier knows Chinese and English; other languages are for the language rule to judge.
@@ -129,6 +133,7 @@ class Judged:
             | (~is_["ends"] & (telling >= 1) & (self.quality < -0.5))
             | ((telling >= 1) & (self.quality < -1.2))
         )
+        self.is_script = is_["code"] & (self.han * 4 < length)
         strange = self.counts[:, STRANGE] / np.maximum(1, self.han)
         destroyed = (strange > _STRANGE_RATIO) & (self.han >= 6) & (self.counts[:, STRANGE] >= 2)
         destroyed |= (is_["mojibake"] >= 2) & (is_["mojibake"] * 25 >= length)
@@ -136,7 +141,7 @@ class Judged:
         self._listings()
         return np.select(
             [
-                is_["code"] & (self.han * 4 < length),
+                self.is_script & ~self._is_amid_prose(),
                 destroyed,
                 spam,
                 is_["marker"] | short_notice,
@@ -145,6 +150,15 @@ class Judged:
             [MARKUP, DESTROYED, SPAM, BOILERPLATE, ASIDE],
             KEPT,
         ).astype(np.int8)
+
+    def _is_amid_prose(self) -> "np.ndarray[Any, Any]":
+        """Whether prose stands above and below: there a program is quoted, elsewhere it is left over."""
+        import numpy as np
+
+        said = self.prose & (self.quality > _QUOTING)
+        whole = np.bincount(self.page, said)
+        up_to = np.cumsum(said) - (np.cumsum(whole) - whole)[self.page]
+        return (up_to - said > 0) & (up_to < whole[self.page])
 
     def _listings(self) -> None:
         """What looks like a menu or a counter, and may be a table of the article: a hint."""
@@ -160,6 +174,12 @@ class Judged:
         self.said = self.counts[:, LETTER] + self.counts[:, DIGIT] + self.han
         self.is_counter = counter
 
+    def outside(self, number: int) -> int:
+        """The reason why a line that stands outside the article goes."""
+        if self.is_script[number]:
+            return MARKUP
+        return NAVIGATION if self.is_navigation[number] else COUNTER if self.is_counter[number] else OFF
+
 
 def article(judged: Judged, first: int, last: int, title: str) -> None:
     """Settles `judged.reason` for the lines of one page, `first` to `last`."""
@@ -170,10 +190,8 @@ def article(judged: Judged, first: int, last: int, title: str) -> None:
     for place, is_inside in enumerate(inside):
         if reason[place] == KEPT and (not is_inside or strange[place]):
             number = first + place
-            reason[place] = (
-                NAVIGATION if judged.is_navigation[number] else COUNTER if judged.is_counter[number] else OFF
-            )
-    _drop_repeated(judged.texts[here], reason)
+            reason[place] = judged.outside(number)
+    _drop_repeated(judged, first, last)
     _add_title(judged, first, last, title)
 
 
@@ -193,13 +211,14 @@ def _best_run(evidence: list[float]) -> list[bool]:
     return path[::-1]
 
 
-def _drop_repeated(texts: Sequence[str], reason: "np.ndarray[Any, Any]") -> None:
-    """A long line that stands in the page twice is kept once; a refrain is short."""
+def _drop_repeated(judged: Judged, first: int, last: int) -> None:
+    """A long line is kept once; a refrain is short, and programs repeat themselves."""
     seen: set[str] = set()
-    for here, text in enumerate(texts):
-        if reason[here] == KEPT and len(text) >= 24:
+    for here in range(first, last):
+        text = judged.texts[here]
+        if judged.reason[here] == KEPT and len(text) >= 24 and judged.symbols[here] < _PROGRAM:
             if text in seen:
-                reason[here] = REPEATED
+                judged.reason[here] = REPEATED
             seen.add(text)
 
 

@@ -1,9 +1,11 @@
 """A page as lines: what stands in a block of its own, and what HTML says about it.
 
-Knows elements, links and headings. Does not judge lines.
+Knows elements, links, headings and lines broken at a fixed width. Does not judge lines.
 """
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -96,8 +98,13 @@ _ASIDE_NAMES = re.compile(
     r"|comments?|friendlinks?|links|pager|pagination|toolbar|advert|ads?|banner|tags)(?:$|[\s_-])",
     re.IGNORECASE,
 )
-_SPACES = re.compile(r"[ \t\xa0\u3000]+")
 _WRAPPED = re.compile(r"(?<=[^\x00-\x7f])\s*\n\s*(?=[^\x00-\x7f])")
+_LEAST_CELLS, _MOST_CELLS = 40, 160  # columns that text is broken at; lines of verse are shorter
+_LEAST_FULL = 3  # lines that end where the next word would not have fitted, before they are taken for broken
+_INDENT_CELLS = 4
+_FIRST_WORD = re.compile(r"[!-~]+|.")
+_ENDS = frozenset("。！？；…!?.:：”」』")
+_NO_BEGINNING = frozenset("，。、；：？！）」』”》】,;)")
 
 
 class Line(NamedTuple):
@@ -126,7 +133,62 @@ def page_lines(raw: str) -> tuple[list[Line], str]:
 
 def tidy(text: str) -> str:
     """One line without needless space."""
-    return _SPACES.sub(" ", text).strip()
+    return " ".join(text.split())
+
+
+def unwrapped(lines: Sequence[Line]) -> list[Line]:
+    """The lines; those that a fixed width broke are one, their line ends inside, to be judged together."""
+    widths = [_cells(line.text) for line in lines]
+    column = _column(lines, widths)
+    found: list[Line] = []
+    for here, line in enumerate(lines):
+        broken = here and (column or line.text[0] in _NO_BEGINNING)
+        if broken and _goes_on(lines[here - 1], line, widths[here - 1 : here + 1], column):
+            found[-1] = found[-1]._replace(text=f"{found[-1].text}\n{line.text}")
+        else:
+            found.append(line)
+    return found
+
+
+def _goes_on(before: Line, line: Line, widths: Sequence[int], column: int) -> bool:
+    """Whether `line` goes on with the sentence or the paragraph of the line before."""
+    if (line.is_heading, line.is_aside) != (before.is_heading, before.is_aside):
+        return False
+    if max(line.link_ratio, before.link_ratio) >= 0.5:
+        return False
+    has_ended = before.text[-1] in _ENDS
+    if line.text[0] in _NO_BEGINNING and not has_ended:
+        return True
+    is_full = 0 <= column - widths[0] < _room(line.text) + (0 if before.text[0].isascii() else _INDENT_CELLS)
+    # Where a paragraph ends with a full line, what follows is as likely something else.
+    return bool(column) and is_full and (not has_ended or widths[1] * 4 > column * 3)
+
+
+def _column(lines: Sequence[Line], widths: Sequence[int]) -> int:
+    """Where lines of the page end because the next word would not have fitted; 0 if nowhere."""
+    many = Counter(width for width in widths if _LEAST_CELLS <= width <= _MOST_CELLS)
+    if sum(many.values()) <= _LEAST_FULL:
+        return 0
+    near = {width: sum(many[width - less] for less in range(8)) for width in many}
+    column = max(near, key=lambda width: (near[width], many[width]))
+    full = [
+        here
+        for here in range(len(lines) - 1)
+        if 0 <= column - widths[here] < _room(lines[here + 1].text) and widths[here] >= _LEAST_CELLS
+    ]
+    wide = sum(width > column for width in widths)
+    return column if len(full) >= max(_LEAST_FULL, wide, sum(many.values()) / 2) else 0
+
+
+def _cells(text: str) -> int:
+    """Columns on a screen: two for a Chinese character, which is three bytes of UTF-8."""
+    return (len(text) + len(text.encode("utf-8", "replace"))) // 2
+
+
+def _room(text: str) -> int:
+    """What the first word of a line would have taken on the line above."""
+    word = _FIRST_WORD.match(text)
+    return 2 if word is None or not word[0].isascii() else len(word[0]) + 1
 
 
 class _Reader:
