@@ -55,7 +55,7 @@ PRIOR = {
     "growth_share": (0.85, 0.15),
     "capacity_spread": (0.1, 0.15),
     "waiting_steps": (1, 0.5),
-    "queue_weight": (0.5, 0.7),
+    "queue_weight": (0.5, 0.1),  # Pollaczek-Khinchine: half, of arrivals without memory
     "itl_p99_ratio": (1.19, 0.05),
     "ttft_p99_ratio": (2.4, 0.1),
 }

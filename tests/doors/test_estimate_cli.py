@@ -98,6 +98,7 @@ def test_serving_rows(tmp_path: Path) -> None:
         (STATED.replace(",4096,512", ",nan,512"), ("row 2", "seq_len", "'nan'")),
         (STATED.replace("A100-SXM-80", "H1OO"), ("row 2", "H1OO", "did you mean")),
         (STATED.replace("A100-SXM-80", ""), ("row 2", "accel", "empty")),
+        (STATED.replace(",bf16,", ",bf61,"), ("row 2", "'bf61'", "one of", "mxfp8")),
         ("one,A100-SXM-80,64", ("row 2", "cells")),
     ],
 )

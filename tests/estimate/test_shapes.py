@@ -155,10 +155,21 @@ def test_a_model_known_by_its_size_alone_has_about_that_size(params: float, acti
 def test_words_of_tables() -> None:
     assert precision_of("fp8(typical; see submission)").name == "FP8"
     assert precision_of("bf16+fp8").name == "FP8"
+    assert precision_of("").name == precision_of("bf16-mixed").name == "BF16"
     assert recompute_of("full-block-10", 40) == (2, 0.25)
     assert recompute_of("selective(op)", 32) == recompute_of("selective(layer)", 32) == (2, 0.5)
     assert attention_of("flash(cudnn)") != attention_of("flash(triton)") != attention_of("unfused")
     assert power_cap_w_of("H100-SXM-96-500W") == 500 and power_cap_w_of("A100-SXM-80") == 0
+
+
+def test_experts_of_a_mixture_whose_size_nobody_says_are_as_wide_as_its_feed_forward() -> None:
+    row = {"accel": ["A100"], "layers": ["28"], "hidden": ["3584"], "heads": ["28"], "kv_heads": ["4"]}
+    row |= {"ffn": ["2560"], "n_experts": ["64"], "topk": ["8"], "kind": ["moe"], "vocab": ["151936"]}
+    shape = read_rows(row).cases.shapes
+    assert shape.expert_ffn[0] == 2560
+    assert shape.params[0] == pytest.approx(57e9, rel=0.1)  # Qwen2 57B-A14B
+    nothing_said = read_rows({"accel": ["A100"], "kind": ["moe"]}).cases.shapes
+    assert nothing_said.params[0] < 57e9
 
 
 def test_activations_are_split_too_where_nobody_says_and_the_software_can() -> None:

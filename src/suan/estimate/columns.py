@@ -24,6 +24,7 @@ from suan.estimate.cases import (
 )
 from suan.estimate.rates import kind_index, rates, usual_scaleout_gbps
 from suan.estimate.shapes import completed, parameters
+from suan.grid.error import Refused
 
 Text = Sequence[str]
 
@@ -33,10 +34,12 @@ PRECISIONS = {
     "tf32": Precision.TF32,
     "fp16": Precision.FP16,
     "float16": Precision.FP16,
+    "half": Precision.FP16,
     "amp": Precision.BF16,
     "bf16": Precision.BF16,
     "bfloat16": Precision.BF16,
     "fp8": Precision.FP8,
+    "float8": Precision.FP8,
     "mxfp8": Precision.MXFP8,
     "nvfp4": Precision.NVFP4,
     "fp4": Precision.NVFP4,
@@ -92,9 +95,14 @@ def numbers(text: Text, otherwise: float = 0.0) -> Floats:
 
 def precision_of(word: str) -> Precision:
     """The number format of the matrix multiplications `word` speaks of; the narrowest where it names
-    several.
+    several, bf16 where it is empty.
+
+    Raises: Refused `unknown_precision`.
     """
     named = [PRECISIONS[part] for part in re.findall(r"[a-z]+\d*", word.lower()) if part in PRECISIONS]
+    if word and not named:
+        hint = f"one of {', '.join(PRECISIONS)}; or leave it empty, for bf16"
+        raise Refused("unknown_precision", f"{word[:40]!r} is no precision", hint=hint, status=422)
     return max(named, default=Precision.BF16)
 
 

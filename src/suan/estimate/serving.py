@@ -84,7 +84,7 @@ def most_per_s(cases: ServingCases, rates: ServingRates) -> Floats:
 
 def with_best_plan(cases: ServingCases, rates: ServingRates) -> ServingCases:
     """The cases with tensor parallelism where none was given: the most requests a second, and among layouts
-    that take the arrivals in comfort the one with the shortest time between tokens.
+    that take the arrivals in comfort the one whose first tokens come soonest.
     """
     missing = np.flatnonzero(cases.tensor_parallel < 1.0)
     chosen = cases.tensor_parallel.copy()
@@ -100,7 +100,7 @@ def with_best_plan(cases: ServingCases, rates: ServingRates) -> ServingCases:
         score = got.copy()
         if comfortable.any():  # above all others; among them shorter is better
             loaded = under_load(tried.take(comfortable), open_.rate_per_s[comfortable], rates)
-            score[comfortable] = 1e12 / loaded.itl_s
+            score[comfortable] = 1e12 / loaded.ttft_s
         better = score > best
         best, ranks = np.where(better, score, best), np.where(better, width, ranks)
     chosen[missing] = ranks

@@ -15,6 +15,8 @@ from suan.estimate.serving_step import ServingStep, mean_context, most_sequences
 
 # Five points of equal weight under a normal curve: the means of its fifths.
 NORMAL_FIFTHS = np.array([-1.3998, -0.5319, 0.0, 0.5319, 1.3998])
+# Who offers so many times what a limit admits has another limit.
+BEYOND_LIMIT = 2.0
 BISECTIONS = 10  # of a logarithm; a straight line does the rest
 
 
@@ -99,7 +101,10 @@ def under_load(cases: ServingCases, rate_per_s: Floats, rates: ServingRates) -> 
     The capacity is known to within `capacity_spread`, and near it everything depends on how near: means are
     taken over that uncertainty.
     """
-    most = admitted(cases, rates)
+    within_limit = admitted(cases, rates)
+    taken_within = finished_per_s(cases, within_limit, rates)
+    room = np.maximum(most_sequences(cases, rates), 1.0)
+    most = np.where(rate_per_s > BEYOND_LIMIT * taken_within, room, within_limit)
     most_taken = finished_per_s(cases, most, rates)
     points, n = len(NORMAL_FIFTHS), len(cases)
     spread = np.exp(rates.capacity_spread * np.repeat(NORMAL_FIFTHS, n))
@@ -107,7 +112,7 @@ def under_load(cases: ServingCases, rate_per_s: Floats, rates: ServingRates) -> 
     each = cases.take(np.tile(np.arange(n), points))
     found = sequences_for(each, scaled, np.tile(most, points), rates)
     sequences = found.reshape(points, n).mean(axis=0)
-    utilisation = rate_per_s / np.maximum(most_taken, 1e-12)
+    utilisation = rate_per_s / np.maximum(taken_within, 1e-12)
     return _latencies(cases, Queue(sequences, sequences / most, utilisation), rates)
 
 

@@ -278,7 +278,11 @@ def _with_experts(shapes: Shapes, sizes_only: Bools, *, unknown_shared: Bools) -
         np.where(
             sizes_only & (shapes.active_params > 0),
             from_sizes,
-            np.where(fine_grained, np.minimum(shapes.ffn, np.maximum(from_size, 256)), shapes.ffn),
+            np.where(
+                fine_grained & ((shapes.params > 0) | sizes_only),
+                np.minimum(shapes.ffn, np.maximum(from_size, 256)),
+                shapes.ffn,
+            ),
         ),
     )
     shared = np.where(unknown_shared, np.where(fine_grained & ~sizes_only, 2 * width, 0), shapes.shared_ffn)

@@ -26,7 +26,7 @@ def estimated_rows(columns: tables.Columns, *, residual: bool = True, where: str
     Raises: Refused `bad_number`, `missing_value`, `unknown_accelerator`, each with its row.
     """
     tables.check_numbers(columns, tables.SERVING_NUMBERS, where=where)
-    tables.check_accelerators(columns, served_on, where=where)
+    tables.check_words(columns, "accel", served_on, where=where)
     size = len(columns["accel"])
     started_s = time.process_time()
     found = estimate_serving(serving_cases(columns), residual=serving_residual() if residual else None)

@@ -149,16 +149,14 @@ def in_row(error: Refused, row: int, where: str) -> Refused:
     return Refused(error.code, what, hint=error.hint, status=422, **{**error.fields, "row": row})
 
 
-def check_accelerators(columns: Columns, check: Callable[[str], object], *, where: str) -> None:
-    """Raises: Refused `unknown_accelerator` with its row, as `check` (of one name) says it."""
-    seen: dict[str, bool] = {}
-    for number, name in enumerate(columns["accel"], 1):
-        if name not in seen:
-            try:
-                check(name)
-            except Refused as error:
-                raise in_row(error, number, where) from error
-            seen[name] = True
+def check_words(columns: Columns, name: str, check: Callable[[str], object], *, where: str) -> None:
+    """Raises: Refused with its row, as `check` (of one word of the column called `name`) says it."""
+    words = columns.get(name, [])
+    for word in dict.fromkeys(words):
+        try:
+            check(word)
+        except Refused as error:
+            raise in_row(error, words.index(word) + 1, where) from error
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[object]]) -> None:

@@ -15,7 +15,7 @@ from suan.doors.estimates import tables
 from suan.doors.estimates.answers import PlanAnswer, PlansAnswer, TrainingAnswer
 from suan.doors.estimates.model import Model
 from suan.estimate.cases import Cases, Machines, Plans, Precision, Recompute
-from suan.estimate.columns import PRECISIONS, read_rows
+from suan.estimate.columns import PRECISIONS, precision_of, read_rows
 from suan.estimate.legal import OPEN
 from suan.estimate.memory import PARTS
 from suan.estimate.outcome import estimate_training
@@ -51,10 +51,12 @@ def estimated_rows(columns: tables.Columns, *, residual: bool = True, where: str
     """The output columns, a row for each row of `columns`. Plan columns that are empty: the best plan is
     chosen.
 
-    Raises: Refused `bad_number`, `missing_value`, `unknown_accelerator`, each with its row.
+    Raises: Refused `bad_number`, `missing_value`, `unknown_accelerator`, `unknown_precision`, each with its
+    row.
     """
     tables.check_numbers(columns, tables.TRAINING_NUMBERS, where=where)
-    tables.check_accelerators(columns, kind_index, where=where)
+    tables.check_words(columns, "accel", kind_index, where=where)
+    tables.check_words(columns, "precision", precision_of, where=where)
     size = len(columns["accel"])
     started_s = time.process_time()
     cases = complete(read_rows(columns).cases, stated(columns, size))
