@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 FOLDS, ROUNDS, PAGES = 4, 2, 200  # pages of each language in each fold; every round cuts other folds
 NETWORKS = 4  # of which the mean is taken
 UNITS, EPOCHS, BATCH, LEARNING_RATE, DECAY = 48, 12, 512, 0.003, 0.01
-_RATES = (0.9, 0.999)  # Adam's
 
 
 def _plain(seed: str) -> str:
@@ -90,43 +89,29 @@ def rows_of(number: int, good: list[str], bad: list[str]) -> tuple["Array", "Arr
 
 
 def fit(rows: "Array", labels: "Array", seed: int) -> Network:
-    """A network by Adam with decoupled decay of weights, in small batches."""
-    import numpy as np
+    """A network by AdamW in small batches, the same one for the same seed."""
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
 
-    chance = np.random.default_rng(seed)
-    weights = [
-        chance.normal(0, np.sqrt(1 / rows.shape[1]), (rows.shape[1], UNITS)),
-        np.zeros(UNITS),
-        chance.normal(0, np.sqrt(1 / UNITS), UNITS),
-        np.zeros(1),
-    ]
-    means = [[np.zeros_like(weight) for weight in weights] for _ in _RATES]
-    batches = EPOCHS * (len(rows) // BATCH)
-    for step in range(1, batches + 1):
-        if step % (len(rows) // BATCH) == 1:
-            order = chance.permutation(len(rows))
-        batch = order[(step - 1) % (len(rows) // BATCH) * BATCH :][:BATCH]
-        steps = zip(weights, _gradients(weights, rows[batch], labels[batch]), *means, strict=True)
-        for weight, gradient, mean, square in steps:
-            mean += (1 - _RATES[0]) * (gradient - mean)
-            square += (1 - _RATES[1]) * (gradient**2 - square)
-            step_size = LEARNING_RATE * (1 - step / (batches + 1))
-            weight -= step_size * (
-                mean / (1 - _RATES[0] ** step) / (np.sqrt(square / (1 - _RATES[1] ** step)) + 1e-8)
-                + DECAY * weight
-            )
-    return Network(weights[0], weights[1], weights[2], float(weights[3][0]))
-
-
-def _gradients(weights: list["Array"], rows: "Array", labels: "Array") -> list["Array"]:
-    """Of the cross-entropy, with respect to each of the weights."""
-    import numpy as np
-
-    hidden, hidden_bias, out, out_bias = weights
-    units = np.maximum(0, rows @ hidden + hidden_bias)
-    error = (1 / (1 + np.exp(-(units @ out + out_bias))) - labels) / len(rows)
-    back = error[:, None] * out * (units > 0)
-    return [rows.T @ back, back.sum(0), units.T @ error, error.sum(keepdims=True)]
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)  # sums in one order
+    known = TensorDataset(torch.from_numpy(rows).float(), torch.from_numpy(labels).float())
+    batches = DataLoader(known, BATCH, shuffle=True, drop_last=True)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(rows.shape[1], UNITS), torch.nn.ReLU(), torch.nn.Linear(UNITS, 1)
+    )
+    optimizer = torch.optim.AdamW(net.parameters(), LEARNING_RATE, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, EPOCHS * len(batches))
+    for _ in range(EPOCHS):
+        for some, wanted in batches:
+            optimizer.zero_grad()
+            said = net(some).squeeze(1)
+            torch.nn.functional.binary_cross_entropy_with_logits(said, wanted).backward()
+            optimizer.step()
+            schedule.step()
+    hidden, _, out = net
+    weights = [part.detach().double().numpy() for part in (hidden.weight.T, hidden.bias, out.weight[0])]
+    return Network(*weights, out.bias.item())
 
 
 def mean(networks: list[Network]) -> Network:
