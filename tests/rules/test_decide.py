@@ -1,7 +1,7 @@
 """Where jobs go, why others wait, and what each costs: scenarios with golden plans."""
 
 import pytest
-from scenario import NIGHT, Scenario, check, task
+from scenario import NIGHT, Scenario, check, task, text
 
 from suan.control.execute import orders_for
 from suan.grid import fact as f
@@ -143,6 +143,23 @@ def test_with_a_deadline_only_a_stated_length_waits_for_a_cheaper_hour() -> None
         task(devices=8, duration_s=3600, deadline_s=8 * 3600), task(devices=8, deadline_s=8 * 3600)
     )
     check(grid, f"place {guessed} at west/p0 on 8\nwait {known}: cheaper_hour")
+
+
+def test_a_deadline_is_not_put_off_where_others_wait_for_the_pool() -> None:
+    grid = (
+        Scenario(now_s=NIGHT + 22 * 3600).tenant().site("west", "H100-SXM 2x8", yuan_per_kwh=3.0, valley=0.1)
+    )
+    (running,) = grid.submit(task(devices=8, nodes=2, duration_s=1800))
+    grid.plan()
+    grid.submit(*(task(f"wait{number}", devices=8, duration_s=4 * 3600) for number in range(8)))
+    for _ in range(2):
+        grid.plan()
+        grid.now_s += grid.policy.clear_every_s
+    assert grid.state.clearing is not None and grid.state.clearing.prices["west/p0"]
+    grid.ended(f"{running}-r1")
+    grid.tell(f.JobEnded(at_s=grid.now_s, job=running, phase=JobPhase.SUCCEEDED, outcome=""))
+    (due,) = grid.submit(task(devices=8, duration_s=3600, deadline_s=8 * 3600))
+    assert text(grid.plan()).startswith(f"place {due} at west/p0 on 8\n")
 
 
 def test_priority_then_share_then_age() -> None:

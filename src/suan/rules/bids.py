@@ -298,6 +298,9 @@ def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, times: tuple[int, int,
         until_s = min(until_s, job.submitted_at_s + policy.starvation_s)
     found = turning_points(setting.tariff, soonest_s, until_s, run_s)
     scarce = curve(cycle.clearing, offer.supply.name)
+    wanted = scarce is not None or offer.supply.reserved_at_s is not None
+    if wanted and task.deadline_s is not None and not policy.waits_free(task):
+        return None  # others wait for the pool: nobody keeps its devices until a cheaper hour
     if scarce is not None:
         found.extend(at_s for at_s in scarce.times if soonest_s < at_s <= until_s)
     if task.deadline_s is not None and until_s > soonest_s:
