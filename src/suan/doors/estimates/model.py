@@ -43,9 +43,8 @@ def model_called(text: str) -> Model:
     except ValueError as error:
         raise Refused("bad_model", f"{path} is no JSON: {error}", hint=_HINT) from error
     name = config.get("_name_or_path") if isinstance(config, dict) else ""
-    return Model(
-        name or (path.parent.name if path.name == "config.json" else path.stem), shape_in(config), str(path)
-    )
+    folder_or_file = path.absolute().parent.name if path.name == "config.json" else path.stem
+    return Model(name or folder_or_file, shape_in(config), str(path))
 
 
 def shape_in(config: object) -> Any:
