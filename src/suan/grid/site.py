@@ -11,6 +11,8 @@ import msgspec
 
 from suan.grid.units import HOUR_S
 
+_Rate = TypeVar("_Rate", int, float)
+_ORDINAL_1970 = datetime.date(1970, 1, 1).toordinal()
 GRID_SITE = "grid"  # the control plane's own store: a site without pools, where uploads arrive
 
 
@@ -66,10 +68,6 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     origin: str = "declared"  # declared | measured
     at_s: int = 0
     declared_mbit_per_s: float = 0.0  # of a measured link: what was declared, which nothing exceeds
-
-
-_Rate = TypeVar("_Rate", int, float)
-_ORDINAL_1970 = datetime.date(1970, 1, 1).toordinal()
 
 
 class Bands(msgspec.Struct, frozen=True, kw_only=True, tag="bands"):

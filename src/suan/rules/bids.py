@@ -5,6 +5,7 @@ Does not choose whose turn it is, and places nothing.
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import overload
 
 import numpy as np
@@ -80,12 +81,10 @@ class Candidate:
         """The same for another job, which is like this one in all but its age."""
         if job is self.job:
             return self
-        other = object.__new__(Candidate)
-        other.cycle, other.job, other.offer, other.hours = self.cycle, job, self.offer, self.hours
-        other.start_s, other.run_s, other.green_microyuan = self.start_s, self.run_s, self.green_microyuan
+        other = copy(self)
+        other.job, other._bid = job, None
         other.wait_microyuan = waiting(job, self.offer.setting, self.start_s, self.cycle.policy)
-        other.price_microyuan = self.price_microyuan - self.wait_microyuan + other.wait_microyuan
-        other._bid = None
+        other.price_microyuan += other.wait_microyuan - self.wait_microyuan
         return other
 
     @property
@@ -291,16 +290,16 @@ def _cheapest_later(cycle: Cycle, job: Job, offer: Offer, times: tuple[int, int,
     soonest_s, run_s, due_s = times
     if not _defers(cycle, job):
         return None
+    scarce = curve(cycle.clearing, offer.supply.name)
+    is_contended = scarce is not None or offer.supply.reserved_at_s is not None
+    if is_contended and task.deadline_s is not None and not policy.waits_free(task):
+        return None  # nobody keeps the pool's devices until a cheaper hour
     until_s = cycle.now_s + policy.shift_horizon_s
     if task.deadline_s is not None:
         until_s = min(until_s, int(due_s) - run_s)
     else:  # prices of those who come later must not put it off for ever
         until_s = min(until_s, job.submitted_at_s + policy.starvation_s)
     found = turning_points(setting.tariff, soonest_s, until_s, run_s)
-    scarce = curve(cycle.clearing, offer.supply.name)
-    wanted = scarce is not None or offer.supply.reserved_at_s is not None
-    if wanted and task.deadline_s is not None and not policy.waits_free(task):
-        return None  # others wait for the pool: nobody keeps its devices until a cheaper hour
     if scarce is not None:
         found.extend(at_s for at_s in scarce.times if soonest_s < at_s <= until_s)
     if task.deadline_s is not None and until_s > soonest_s:

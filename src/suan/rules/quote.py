@@ -52,7 +52,7 @@ class _Sums:
         self.tariff = tariff
         self.first_hour = first_hour
         money, carbon = (np.concatenate(([0], np.cumsum(part[1:]))) for part in rates)
-        # Plain arrays: one number of them is read far quicker, and takes an eighth of a list's memory.
+        # Plain arrays: one number is read quicker than from NumPy's, in a quarter of a list's memory.
         self.money, self.carbon = array("q", money), array("d", carbon)
         self.arrays = money.astype(float), carbon.astype(float)
 

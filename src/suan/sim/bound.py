@@ -15,7 +15,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from suan.grid.job import Job, Run
-from suan.grid.site import Pool, Site, SitePhase, Tariff, hour_rate
+from suan.grid.site import Pool, Site, SitePhase, Tariff, hour_rates
 from suan.grid.state import State
 from suan.grid.units import BYTES_PER_GB, HOUR_S
 from suan.rules.fit import fit
@@ -205,8 +205,7 @@ def _rates(
     if tariff is None:
         return [machine] * hours
     socket_kw = power_w(pool, 1) / 1000 * tariff.pue
-    first = start_s // HOUR_S
-    known = [hour_rate(tariff, hour) for hour in range(first, first + hours)]
+    known = zip(*hour_rates(tariff, start_s // HOUR_S, hours), strict=True)
     return [machine + socket_kw * (money + gco2 / 1000 * carbon_microyuan_per_kg) for money, gco2 in known]
 
 

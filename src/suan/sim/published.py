@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from suan.control.loop import Decide
 from suan.grid.action import Plan
-from suan.grid.site import Series, Tariff, hour_rate
+from suan.grid.site import Series, Tariff, hour_rate, hour_rates
 from suan.grid.state import State
 from suan.grid.units import DAY_S, HOUR_S
 from suan.rules.policy import Policy
@@ -60,7 +60,7 @@ def as_published(tariff: Tariff, from_s: int, known_until_s: int, *, first_s: in
     """The tariff from `from_s` on: true up to `known_until_s`, then the mean of the same hour of the week
     before, of which nothing before `first_s` is known."""
     first, end = from_s // HOUR_S, known_until_s // HOUR_S
-    rates = [hour_rate(tariff, hour) for hour in range(first, end)]
+    rates = list(zip(*hour_rates(tariff, first, end - first), strict=True))
     forecast = []
     for hour in range(end, end + _DAY_H):
         before = [hour - days * _DAY_H for days in range(1, _HISTORY_DAYS + 1)]

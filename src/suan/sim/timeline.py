@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from suan.grid.site import hour_rate
+from suan.grid.site import hour_rates
 from suan.grid.state import State
 from suan.grid.units import HOUR_S, MICROYUAN_PER_YUAN
 from suan.rules.quote import power_w
@@ -57,9 +57,9 @@ def timeline(simulation: "Simulation") -> Timeline:
         if site.tariff is None:
             price[site.name] = [None] * hours
             continue
-        rates = [hour_rate(site.tariff, start + hour) for hour in range(hours)]
-        price[site.name] = [round(money / MICROYUAN_PER_YUAN, 4) for money, _ in rates]
-        carbon += energy_kwh[site.name] * site.tariff.pue * np.array([gco2 for _, gco2 in rates]) / 1000
+        money, gco2 = hour_rates(site.tariff, start, hours)
+        price[site.name] = [round(one / MICROYUAN_PER_YUAN, 4) for one in money]
+        carbon += energy_kwh[site.name] * site.tariff.pue * np.array(gco2) / 1000
     devices = {site.name: sum(pool.devices for pool in site.pools) for site in simulation.world.sites}
     return Timeline(
         start_s=start * HOUR_S,

@@ -15,10 +15,8 @@ from starlette.requests import ClientDisconnect
 from suan.grid.error import NotNow
 
 Queue = Literal["door", "services"]
-_MOST_WAITING = {
-    "door": 64,
-    "services": 1024,
-}  # questions to one site: of several fetches at once, and of all who use its services
+# Questions to one site: of several fetches at once, and of all who use its services.
+_MOST_WAITING = {"door": 64, "services": 1024}
 RETRY_S = 2
 _AHEAD = 16  # pieces of an answer that wait for a slow asker; then the site waits too
 

@@ -55,10 +55,10 @@ class _Writer:
             self.page.is_article.append(False)
         self.add(_some(self.draw, kind, 1, most), False, link_ratio)
 
-    def mixed(self, most: int, link_ratio: float = 0.0) -> None:
+    def mixed(self, most: int) -> None:
         """Lines of many kinds, as at the foot of a page."""
         for _ in range(self.draw.randint(0, most)):
-            self.add([self.draw.choice(self.draw.choice(self.source.furniture))], False, link_ratio)
+            self.add([self.draw.choice(self.draw.choice(self.source.furniture))], False)
 
     def menu(self) -> None:
         """A menu with a line for each of its words."""
