@@ -7,8 +7,9 @@ from suan.control.execute import orders_for
 from suan.grid import fact as f
 from suan.grid.account import Budget, Quota
 from suan.grid.error import Refused
-from suan.grid.job import Checkpoint, EndCause, JobPhase, Place, Priority, Resources
+from suan.grid.job import Checkpoint, EndCause, Job, JobPhase, Place, Priority, Resources
 from suan.grid.rights import Rights
+from suan.rules.durations import count
 from suan.rules.policy import Policy
 
 
@@ -143,6 +144,26 @@ def test_with_a_deadline_only_a_stated_length_waits_for_a_cheaper_hour() -> None
         task(devices=8, duration_s=3600, deadline_s=8 * 3600), task(devices=8, deadline_s=8 * 3600)
     )
     check(grid, f"place {guessed} at west/p0 on 8\nwait {known}: cheaper_hour")
+
+
+def test_a_length_that_is_a_guess_pays_for_the_hours_it_may_come_to() -> None:
+    """One in ten of its like takes 30 hours, the others 10 minutes: most of their hours are by day."""
+    grid = Scenario(now_s=NIGHT + 4 * 3600).tenant()
+    grid.site("night", "H100-SXM 2x8 10", yuan_per_kwh=1.0, valley=0.2)
+    grid.site("flat", "H100-SXM 2x8 10", yuan_per_kwh=0.6)
+    like = Job(id="", tenant="default", task=task(), submitted_at_s=0, sequence=0)
+    for length_s in [*[600] * 9, 30 * 3600] * 10 + [600] * 8:
+        count(grid.state.history, like, length_s)
+    (guessed,) = grid.submit(task())
+    plan = check(grid, f"place {guessed} at flat/p0 on 1")
+    flat, night = (bid.quote for bid in plan.actions[0].considered.bids)
+    run_h = flat.run_s / 3600
+    assert 1 < run_h < 4  # one that is known to take so long runs at night
+    (known,) = grid.submit(task("known", duration_s=flat.run_s))
+    check(grid, f"place {known} at night/p0 on 1")
+    kwh = 0.5 * 1.2 * run_h
+    assert flat.electricity_microyuan == pytest.approx(0.6e6 * kwh, rel=1e-3)
+    assert 0.6e6 * kwh < night.electricity_microyuan < 1.0e6 * kwh
 
 
 def test_a_deadline_is_not_put_off_where_others_wait_for_the_pool() -> None:

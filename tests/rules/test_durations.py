@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +62,17 @@ def test_without_a_past_the_operators_number_is_the_mean() -> None:
     assert found.p50_s == pytest.approx(3600 / math.exp(PRIOR_SIGMA**2 / 2), rel=0.5)
     assert found.p10_s < found.p50_s < found.p90_s
     assert "assumed" in found.basis
+
+
+@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=30), st.floats(0, 2e6))
+def test_time_spent_hour_by_hour_is_all_that_remains(lengths_s: list[float], elapsed_s: float) -> None:
+    found = known(told(lengths_s))
+    hours_s = np.arange(0.0, 2500) * 3600  # longer than any of them
+    spent_s = found.spent_s(elapsed_s, hours_s)
+    assert spent_s[0] == 0 and spent_s[-1] == pytest.approx(found.remaining_s(elapsed_s), rel=1e-6, abs=1)
+    each_s = np.diff(spent_s)
+    assert (each_s > -1e-3).all() and (each_s <= 3600 + 1e-3).all()
+    assert (np.diff(each_s) <= 1e-3).all()  # fewer and fewer of them still run
 
 
 # ---------------------------------------------------------------- whose past counts

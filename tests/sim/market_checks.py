@@ -136,14 +136,36 @@ def _quotes(simulation: Simulation) -> Iterator[str]:
             if not 0.5 <= (bid.finish_s - bid.start_s) * speed / known_s <= 2:  # history may correct it
                 yield f"quotes: {fact.run} takes {known_s / speed:.0f} s, not {bid.finish_s - bid.start_s}"
         if all(site.tariff is not None and site.pools[0].device_w for site in simulation.world.sites):
+            if bid.quote.is_length_guessed:
+                yield from _guessed(simulation, fact.run, job, bid)
             for term, amount in expected_terms(simulation, job, bid).items():
                 said = getattr(bid.quote, f"{term}_microyuan")
+                if bid.quote.is_length_guessed and term in ("electricity", "carbon"):
+                    continue
                 if abs(said - amount) > 2 + 1e-6 * amount:
                     yield f"quotes: {term} of {fact.run} is {said}, the world's prices come to {amount:.0f}"
         before = last[0] if last[1] and last[1].at_s == fact.at_s else last[1]
         known = [_scarce(clearing, bid) for clearing in (before, last[1])]
         if all(abs(bid.scarcity_microyuan - amount) > 2 + 1e-6 * amount for amount in known):
             yield f"quotes: scarcity of {fact.run} is {bid.scarcity_microyuan}, cleared were {known[0]:.0f}"
+
+
+def _guessed(simulation: Simulation, run: str, job: Job, bid: Bid) -> Iterator[str]:
+    """A guess is priced by hours that it may come to: at no less than the least of them, and no more than the
+    most. Who says how long it takes, and whose like never took another time, is not guessed at.
+    """
+    told = [one.task for one in simulation.state.jobs.values() if one.tenant == job.tenant]
+    if all(str(task.duration_s) == task.envs.get(DURATION_ENV, "") for task in told):
+        yield f"quotes: {run} counts as a guess, though its tenant is always right"
+    first = bid.start_s // HOUR_S
+    hours = [(at * HOUR_S, (at + 1) * HOUR_S) for at in range(first, first + 7 * 24)]
+    rates = [hourly(simulation.world, bid.site, hour) for hour in hours]
+    kwh, carbon = bid.quote.energy_kwh * rates[0][2], simulation.policy.policy.carbon_microyuan_per_kg / 1000
+    each = {"electricity": [rate[0] for rate in rates], "carbon": [rate[1] * carbon for rate in rates]}
+    for term, price in each.items():
+        said, least, most = getattr(bid.quote, f"{term}_microyuan"), kwh * min(price), kwh * max(price)
+        if not least * 0.99 - 2 <= said <= most * 1.01 + 2:
+            yield f"quotes: {term} of {run} is {said}, the world's prices come to {least:.0f} to {most:.0f}"
 
 
 def _scarce(clearing: Clearing | None, bid: Bid) -> float:

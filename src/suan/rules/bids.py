@@ -29,8 +29,8 @@ KEPT_BIDS = 12  # in the journal, for each placement
 class Candidate:
     """One way to run a job, with its price; itemised as a bid only when somebody looks.
 
-    The price has in it what pauses save in the hours ahead, and what carbon counts for beyond its own price;
-    `green_microyuan` is the latter.
+    The price has in it what pauses save in the hours ahead, what carbon counts for beyond its own price
+    (`green_microyuan`), and for a job that may wait what the clearing says that the devices are worth.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class Candidate:
         "offer",
         "price_microyuan",
         "run_s",
+        "spent_h",
         "start_s",
         "wait_microyuan",
     )
@@ -51,10 +52,16 @@ class Candidate:
     ) -> None:
         self.cycle, self.job, self.offer, self.start_s, self.run_s = cycle, job, offer, start_s, run_s
         self.hours = hours
-        found = terms(job, offer.setting, offer.devices, (start_s, start_s + run_s), cycle.policy)
+        # A guessed length may turn out far longer: each hour counts for as much as it is likely to be run in.
+        self.spent_h = cycle.spent_h(job, offer, start_s) if hours is None else None
+        found = terms(
+            job, offer.setting, offer.devices, (start_s, start_s + run_s), cycle.policy, spent_h=self.spent_h
+        )
         self.wait_microyuan = found.wait
         self.green_microyuan = round(found.gco2 / 1000 * cycle.policy.carbon_weight_microyuan_per_kg)
-        self.price_microyuan = found.total_microyuan + self.scarcity_microyuan + self.green_microyuan
+        self.price_microyuan = found.total_microyuan + self.green_microyuan
+        if _defers(cycle, job):  # others start what is free at once: nobody could have used it in their place
+            self.price_microyuan += self.scarcity_microyuan
         if hours is not None and hours.holds(start_s, run_s):
             saved = hours.through(start_s, run_s) - hours.run(start_s, run_s)
             self.price_microyuan -= round(offer.devices * max(0.0, saved)) if math.isfinite(saved) else 0
@@ -99,7 +106,13 @@ class Candidate:
                 start_s=self.start_s,
                 finish_s=self.start_s + self.run_s,
                 quote=quote(
-                    self.job, offer.setting, offer.devices, self.start_s, self.cycle.policy, run_s=self.run_s
+                    self.job,
+                    offer.setting,
+                    offer.devices,
+                    self.start_s,
+                    self.cycle.policy,
+                    run_s=self.run_s,
+                    spent_h=self.spent_h,
                 ),
                 scarcity_microyuan=self.scarcity_microyuan,
                 resources_index=offer.resources_index,

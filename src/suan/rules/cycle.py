@@ -4,10 +4,14 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from suan.grid.action import Action
 from suan.grid.job import Demand, Job, Place, Reason, Resources
 from suan.grid.market import Clearing
 from suan.grid.state import State
+from suan.grid.units import HOUR_S
 from suan.rules.ahead import hours_ahead, spread_s
 from suan.rules.durations import expected, rounded_deadline_s, stem
 from suan.rules.estimates import unfit
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from suan.rules.bids import Candidate
 
 Shape = tuple[tuple[Resources, ...], int, Place, str]
+_HOURS = np.arange(1.0, 7 * 24 + 1)  # of the clock; runs beyond a week pay the week's mean
 _MOST_LOOKS = 200  # of one plan at hours ahead: each may take some milliseconds
 
 Fits = tuple[list[tuple[Supply, int]], dict[str, Reason]]  # pools that can, with the alternative they serve
@@ -70,6 +75,7 @@ class Cycle:
     clearing: Clearing | None = None  # the prices that hold in this plan
     forecasts: dict[object, Forecast] = field(default_factory=dict)
     looks: dict[tuple[str, int, float], Hours | None] = field(default_factory=dict)
+    spent: dict[tuple[int, float, float, int], NDArray[np.float64]] = field(default_factory=dict)
     wake_at_s: int | None = None
 
     def run_s(self, job: Job, supply: Supply, nodes: int = 0) -> int:
@@ -104,6 +110,28 @@ class Cycle:
         if found is None:
             found = self.forecasts[wanted] = expected(self.state, job, self.policy)
         return found
+
+    def spent_h(self, job: Job, offer: Offer, start_s: int) -> NDArray[np.float64] | None:
+        """How much of each hour of the clock, from that of its start on, the job is expected to run in; the
+        last is for all hours after a week. None for a length that is known, or by which nobody decides.
+        """
+        if not self.policy.market:
+            return None
+        forecast = self.forecast(job)
+        if forecast.is_known:
+            return None
+        supply = offer.supply
+        done_s = (
+            saved_s(self.state, job).get(supply.site.name, 0.0) if job.runs and job.task.checkpoint else 0.0
+        )
+        at_pace = self.pace(job, supply, offer.nodes)
+        key = (id(forecast), done_s, at_pace, start_s % HOUR_S)
+        if key not in self.spent:
+            ends_s = _HOURS * HOUR_S - start_s % HOUR_S
+            spent_s = forecast.spent_s(done_s, ends_s * at_pace) / at_pace
+            rest_s = max(0.0, forecast.remaining_s(done_s) / at_pace - float(spent_s[-1]))
+            self.spent[key] = np.append(np.diff(spent_s, prepend=0.0), rest_s) / HOUR_S
+        return self.spent[key]
 
     def due_s(self, job: Job, supply: Supply, nodes: int) -> float:
         """When the job must be expected to end there so as to meet its deadline though it take longer than

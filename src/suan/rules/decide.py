@@ -1,8 +1,9 @@
 """decide(state, policy, now_s) -> Plan: where and when every job runs, and why the rest must wait.
 
 The numbered comments are the cycle. Jobs of equal demand are looked at as one class: when the first cannot
-start, few of the others are tried. Each is placed at its turn, by least total money over pools and starts
-at the prices that the last clearing of all jobs together left; then runs may be stopped for whom that pays.
+start, few of the others are tried. Each is placed at its turn, by least total money over pools and starts,
+who may wait at the prices that the last clearing of all jobs together left; then runs may be stopped for
+whom that pays.
 """
 
 from collections.abc import Sequence

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 OVERDUE_S = 60  # what has outlived all that was known goes on for at least so long, or as long again
+_KNOWN_RATIO = 1.05  # of the longest to the shortest: what somebody knows
 _NOTHING_LEFT = 1e-6  # of the distribution: whoever comes so far is beyond what was known
 
 
 class Forecast:
     """A distribution of seconds at speed 1: linear pieces between knots. Immutable."""
 
-    __slots__ = ("_areas_s", "_cdf", "_gains", "_knots_s", "basis", "mean_s", "weight")
+    __slots__ = ("_areas_s", "_cdf", "_gains", "_knots_s", "_pieces", "basis", "mean_s", "weight")
 
     def __init__(
         self, knots_s: Sequence[float], cdf: Sequence[float], *, basis: str = "", weight: float = 0.0
@@ -32,6 +33,7 @@ class Forecast:
             areas_s.append(areas_s[-1] + length_s * (1 - (cdf[index] + cdf[index - 1]) / 2))
         self._knots_s, self._cdf, self._areas_s = knots_s, cdf, areas_s
         self._gains: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._pieces: NDArray[np.float64] | None = None  # rows of knots, cdf and areas, from nought on
         self.mean_s = areas_s[-1]
         self.basis, self.weight = basis, weight
 
@@ -74,6 +76,27 @@ class Forecast:
         if alive < _NOTHING_LEFT:
             return max(float(OVERDUE_S), elapsed_s)
         return max(1.0, self.quantile_s(1 - alive * (1 - part)) - elapsed_s)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the length is known within a few per cent."""
+        return self._knots_s[-1] <= _KNOWN_RATIO * self._knots_s[0]
+
+    def spent_s(self, elapsed_s: float, until_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean seconds that one which has run so long goes on for by each of these moments, counted from now:
+        in the end all of `remaining_s`.
+        """
+        passed, area = self._at(elapsed_s)
+        if 1 - passed < _NOTHING_LEFT:
+            return np.minimum(until_s, self.remaining_s(elapsed_s))
+        if self._pieces is None:
+            self._pieces = np.array([(0.0, *self._knots_s), (0.0, *self._cdf), (0.0, *self._areas_s)])
+        knots, cdf, areas = self._pieces
+        at_s = np.minimum(elapsed_s + until_s, knots[-1])
+        low = np.searchsorted(knots, at_s, side="right").clip(1, len(knots) - 1) - 1
+        ended = np.interp(at_s, knots, cdf)
+        spent = areas[low] + (at_s - knots[low]) * (1 - (cdf[low] + ended) / 2)
+        return np.asarray((spent - area) / (1 - passed))
 
     def gittins(self, elapsed_s: float = 0.0) -> float:
         """The index to order by when lengths are unknown: the best chance of an end per second spent.

@@ -57,6 +57,8 @@ class _Sums:
         self.arrays = money.astype(float), carbon.astype(float)
 
 
+# A memo: (id of tariff, hour) -> the tariff, kept alive, and its rates from that hour on.
+_ahead: dict[tuple[int, int], tuple[Tariff, NDArray[np.float64]]] = {}
 _sums: dict[tuple[int, int], _Sums] = {}  # a memo: (id of tariff, window) -> its sums; holds the tariff alive
 
 
@@ -99,6 +101,21 @@ def electricity(tariff: Tariff, start_s: int, end_s: int) -> tuple[float, float]
     return money, carbon
 
 
+def electricity_of_hours(tariff: Tariff, start_s: int, spent_h: NDArray[np.float64]) -> tuple[float, float]:
+    """(micro-yuan, gCO2) of one kW drawn for so much of each hour of the clock, from the one of `start_s` on;
+    the last of `spent_h` is for all hours after those, at their mean. PUE is not included.
+    """
+    key = (id(tariff), start_s // HOUR_S)
+    found = _ahead.get(key)
+    if found is None or found[0] is not tariff or len(found[1][0]) != len(spent_h):
+        if len(_ahead) > 4096:
+            _ahead.clear()
+        rates = np.array(hour_rates(tariff, start_s // HOUR_S, len(spent_h) - 1))
+        found = _ahead[key] = tariff, np.column_stack((rates, rates.mean(axis=1)))
+    money, gco2 = found[1] @ spent_h
+    return float(money), float(gco2)
+
+
 def power_w(pool: Pool, devices: int) -> float:
     """IT power of so many busy devices and their part of the host."""
     device_w = pool.device_w if pool.device_w is not None else (accelerator(pool.accelerator).tdp_w or 0.0)
@@ -131,14 +148,28 @@ class Terms(NamedTuple):
         return sum(self[:7])
 
 
-def terms(job: Job, setting: Setting, devices: int, span: tuple[int, int], policy: Policy) -> Terms:
-    """The terms of running the job on `devices` of the setting's pool in the seconds of `span`."""
+def terms(
+    job: Job,
+    setting: Setting,
+    devices: int,
+    span: tuple[int, int],
+    policy: Policy,
+    *,
+    spent_h: NDArray[np.float64] | None = None,
+) -> Terms:
+    """The terms of running the job on `devices` of the setting's pool in the seconds of `span`. `spent_h`, of
+    a length that is a guess: how much of each hour it is expected to run in (`electricity_of_hours`).
+    """
     task, pool, tariff = job.task, setting.pool, setting.tariff
     start_s, end_s = span
     run_s = end_s - start_s
     machine = round(devices * pool.machine_microyuan_per_device_h * run_s / HOUR_S)
     kw = power_w(pool, devices) / 1000
-    money_per_kw, carbon_per_kw = electricity(tariff, start_s, end_s) if tariff else (0.0, 0.0)
+    money_per_kw = carbon_per_kw = 0.0
+    if tariff is not None and spent_h is not None:
+        money_per_kw, carbon_per_kw = electricity_of_hours(tariff, start_s, spent_h)
+    elif tariff is not None:
+        money_per_kw, carbon_per_kw = electricity(tariff, start_s, end_s)
     pue = tariff.pue if tariff else 1.0
     gco2 = carbon_per_kw * kw * pue
     paid = round(money_per_kw * kw * pue)
@@ -177,14 +208,21 @@ def waiting(job: Job, setting: Setting, start_s: int, policy: Policy, *, late_s:
 
 
 def quote(
-    job: Job, setting: Setting, devices: int, start_s: int, policy: Policy, *, run_s: int | None = None
+    job: Job,
+    setting: Setting,
+    devices: int,
+    start_s: int,
+    policy: Policy,
+    *,
+    run_s: int | None = None,
+    spent_h: NDArray[np.float64] | None = None,
 ) -> Quote:
     """The itemised price of running the job on `devices` of the setting's pool from `start_s` on, for `run_s`
-    or, where nobody learned better, for as long as its task says.
+    or, where nobody learned better, for as long as its task says. `spent_h`: as of `terms`.
     """
     pool, tariff = setting.pool, setting.tariff
     run_s = duration_s(job.task, pool, policy) if run_s is None else run_s
-    found = terms(job, setting, devices, (start_s, start_s + run_s), policy)
+    found = terms(job, setting, devices, (start_s, start_s + run_s), policy, spent_h=spent_h)
     return Quote(
         machine_microyuan=found.machine,
         electricity_microyuan=found.electricity,
@@ -196,6 +234,7 @@ def quote(
         wait_s=max(0, start_s - job.submitted_at_s),
         move_s=setting.move_s,
         run_s=run_s,
+        is_length_guessed=spent_h is not None,
         late_s=found.late_s,
         move_bytes=setting.move_bytes,
         energy_kwh=found.kw * run_s / HOUR_S,

@@ -77,11 +77,12 @@ def _terms(bid: Json) -> str:
     quote = bid["quote"]
     run_h, kwh = quote.get("run_s", 0) / 3600, quote.get("energy_kwh", 0.0)
     pue, kg = quote.get("pue", 1.0), quote.get("carbon_gco2", 0.0) / 1000
+    guess = "; mean over how long its like have run" if quote.get("is_length_guessed") else ""
     behind = {
         "machine": f"{bid['devices']} device{'s' if bid['devices'] > 1 else ''} × {run_h:.4g} h"
         f" × {render.cny(quote.get('machine_microyuan_per_device_h', 0))} CNY",
         "electricity": f"{kwh:.6f} kWh × PUE {pue:g}"
-        f" × {quote.get('microyuan_per_kwh', 0) / 1e6:.4f} CNY, {quote.get('tariff_source', '')}",
+        f" × {quote.get('microyuan_per_kwh', 0) / 1e6:.4f} CNY, {quote.get('tariff_source', '')}{guess}",
         "carbon": f"{kg:.6f} kg CO2 × {render.cny(quote.get('carbon_microyuan_per_kg', 0))} CNY",
         "move": f"{bytes_text(quote.get('move_bytes', 0))} in {duration_text(quote.get('move_s', 0))}",
         "wait": _by_the_hour(quote, "wait"),
