@@ -18,7 +18,6 @@ import heapq
 import os
 import random
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,7 +41,9 @@ from suan.grid.site import Pool
 DEVICES, RUN_S, START_S, BATCH = 8, 20.0, 0.3, 20
 _AT_ONCE = 16  # connections of those who submit
 _SETTLE_S = 15.0  # sites have joined and all wait for news
+_IDLE_S = 20.0  # in which the cost of agents without runs is measured
 _BARE_REQUESTS = 2000
+_KEPT_S, _PAUSE_S = 30.0, 0.5  # as `doors/connection.py` and `engines/runner.py` have it
 _BARE = """
 import uvicorn
 from starlette.applications import Starlette
@@ -50,38 +51,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 async def answer(request):
     return Response(bytes(400 - len(await request.body())))
-uvicorn.run(Starlette(routes=[Route('/', answer, methods=['POST'])]), fd={fd}, log_level='error')
+uvicorn.run(Starlette(routes=[Route('/', answer, methods=['POST'])]), port={port}, log_level='error')
 """
 _decode = msgspec.json.Decoder(Orders).decode
 _encode = msgspec.json.Encoder().encode
-
-
-class Http:
-    """One connection that stays open, and one request on it at a time."""
-
-    def __init__(self, url: str, key: str) -> None:
-        parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "", parts.port or 80
-        self._head = f"host: {parts.netloc}\r\nauthorization: Bearer {key}\r\n"
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self, method: str, path: str, body: bytes, *more: str) -> bytes:
-        """The answer's body. Raises: AssertionError for anything but a success."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(self._host, self._port)
-        reader, writer = self._streams
-        lines = "".join(f"{line}\r\n" for line in more)
-        head = f"{method} {path} HTTP/1.1\r\n{self._head}{lines}content-length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = int(answer.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-        content = await reader.readexactly(length)
-        assert answer[9:10] == b"2", (answer, content)
-        return content
-
-    def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
 
 
 @dataclass
@@ -93,7 +66,57 @@ class Seen:
     orders_s: list[float] = field(default_factory=list)  # from submission to the site
     submits_s: list[float] = field(default_factory=list)
     polls: int = 0
+    asked_again: int = 0  # requests that were not answered, or with "not now"
+    stopped: int = 0  # runs that the grid did not hold any more: their site was silent for too long
     ended: int = 0
+
+
+class Http:
+    """One connection that stays open while it is used, and one request on it at a time."""
+
+    def __init__(self, url: str, key: str, seen: Seen) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "", parts.port or 80
+        self._head = f"host: {parts.netloc}\r\nauthorization: Bearer {key}\r\n"
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._used_s, self._seen = 0.0, seen
+
+    async def ask(self, method: str, path: str, body: bytes, *more: str) -> bytes:
+        """The body of a success. Asks until the grid answers, as agents do.
+
+        Raises: AssertionError when the grid refuses.
+        """
+        lines = "".join(f"{line}\r\n" for line in more)
+        head = f"{method} {path} HTTP/1.1\r\n{self._head}{lines}content-length: {len(body)}\r\n\r\n"
+        while True:
+            try:
+                answer, content = await self._once(head.encode() + body)
+                if answer[9:12] not in (b"409", b"429", b"503"):
+                    assert answer[9:10] == b"2", (method, path, answer, content)
+                    return content
+            except (OSError, EOFError):
+                self.close()
+            self._seen.asked_again += 1
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _once(self, request: bytes) -> tuple[bytes, bytes]:
+        """(head, body)"""
+        if time.monotonic() - self._used_s > _KEPT_S:  # servers close idle connections
+            self.close()
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._streams
+        writer.write(request)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = int(answer.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+        content = await reader.readexactly(length)
+        self._used_s = time.monotonic()
+        return answer, content
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+        self._streams = None
 
 
 class SimulatedAgent:
@@ -101,10 +124,11 @@ class SimulatedAgent:
 
     def __init__(self, site: str, url: str, key: str, seen: Seen) -> None:
         self._site, self._seen = site, seen
-        self._news, self._say, self._logs = (Http(url, key) for _ in range(3))
+        self._news, self._say, self._logs = (Http(url, key, seen) for _ in range(3))
         self._pool = Pool(name="cpu", accelerator="CPU-x86", devices_per_node=DEVICES, nodes=1)
         self._runs: dict[str, RunSeen] = {}
         self._told: dict[str, RunSeen] = {}
+        self._forgotten: set[str] = set()  # no order that comes late starts them again
         self._due: list[tuple[float, str, RunPhase]] = []
         self._epoch, self._version, self._knows_s = 1, 0, 0
         self._full_at_s = float("-inf")
@@ -117,6 +141,9 @@ class SimulatedAgent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._wait_for_news())
                 tasks.create_task(self._look())
+        except Exception as error:
+            error.add_note(f"agent of {self._site}, which has {self._runs}")
+            raise
         finally:
             for connection in (self._news, self._say, self._logs):
                 connection.close()
@@ -146,16 +173,21 @@ class SimulatedAgent:
         now_s, wall_s = time.monotonic(), int(time.time())
         while self._due and self._due[0][0] <= now_s:
             _, run, phase = heapq.heappop(self._due)
+            if run not in self._runs:
+                continue
             if phase is RunPhase.RUNNING:
                 self._runs[run] = RunSeen(run=run, phase=phase, started_at_s=wall_s)
                 heapq.heappush(self._due, (now_s + RUN_S, run, RunPhase.ENDED))
                 continue
+            started_at_s = self._runs[run].started_at_s
             path = f"/v1/sites/{self._site}/runs/{run}/log?offset=0"
             await self._logs.ask("PUT", path, b"what the run says, a line or two, in the end\n" * 4)
+            if run not in self._runs:  # taken away meanwhile
+                continue
             self._runs[run] = RunSeen(
                 run=run,
                 phase=phase,
-                started_at_s=self._runs[run].started_at_s,
+                started_at_s=started_at_s,
                 ended_at_s=wall_s,
                 cause=EndCause.EXITED,
                 exit_code=0,
@@ -189,21 +221,23 @@ class SimulatedAgent:
         now_s = time.monotonic()
         self._version, self._epoch, self._knows_s = orders.version, orders.epoch, orders.now_s
         for launch in orders.launch:
-            if launch.run not in self._runs:
+            if launch.run not in self._runs and launch.run not in self._forgotten:
                 self._runs[launch.run] = RunSeen(run=launch.run, phase=RunPhase.ORDERED)
                 heapq.heappush(self._due, (now_s + START_S, launch.run, RunPhase.RUNNING))
                 if began_s := self._seen.submitted_s.pop(launch.job, 0.0):
                     self._seen.orders_s.append(now_s - began_s)
         for run in orders.forget:
-            self._runs.pop(run, None)
+            known = self._runs.pop(run, None)
+            self._seen.stopped += known is not None and known.phase is not RunPhase.ENDED
             self._told.pop(run, None)
+            self._forgotten.add(run)
         assert not (ours := {order.run for order in orders.stop} - set(orders.forget)), ours
         self._changed.set()
 
 
 async def submit(url: str, key: str, seen: Seen, runs: int, rate: float) -> None:
     """So many jobs of one core, at this rate, in requests of BATCH; at most some requests at once."""
-    door = [Http(url, key) for _ in range(_AT_ONCE)]
+    door = [Http(url, key, seen) for _ in range(_AT_ONCE)]
     free = asyncio.Queue[Http]()
     for one in door:
         free.put_nowait(one)
@@ -272,33 +306,29 @@ async def joined(url: str, key: str, count: int, seen: Seen) -> AsyncIterator[No
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         agents = list(pool.map(agent, range(count)))
-    living = [asyncio.create_task(agent.live()) for agent in agents]
-    try:
+    async with asyncio.TaskGroup() as tasks:  # one that fails ends the measurement at once
+        living = [tasks.create_task(agent.live()) for agent in agents]
         await asyncio.sleep(_SETTLE_S)
         yield
-        ended = [task for task in living if task.done()]
-        assert not ended, ended[0].exception()
-    finally:
         for task in living:
             task.cancel()
-        await asyncio.gather(*living, return_exceptions=True)
 
 
 async def bare(folder: Path) -> float:
     """Processor seconds of a request to the same web server that only answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        command = [sys.executable, "-c", _BARE.format(fd=listener.fileno())]
-        server = subprocess.Popen(command, pass_fds=[listener.fileno()])
-        try:
-            door = Http(f"http://127.0.0.1:{listener.getsockname()[1]}", "key")
+        port = listener.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-c", _BARE.format(port=port)])
+    try:
+        door = Http(f"http://127.0.0.1:{port}", "key", Seen())
+        await door.ask("POST", "/", bytes(200))
+        began_s = cpu_s(server.pid)
+        for _ in range(_BARE_REQUESTS):
             await door.ask("POST", "/", bytes(200))
-            began_s = cpu_s(server.pid)
-            for _ in range(_BARE_REQUESTS):
-                await door.ask("POST", "/", bytes(200))
-            return (cpu_s(server.pid) - began_s) / _BARE_REQUESTS
-        finally:
-            server.terminate()
-            server.wait()
+        return (cpu_s(server.pid) - began_s) / _BARE_REQUESTS
+    finally:
+        server.terminate()
+        server.wait()
 
 
 # ---------------------------------------------------------------- the measurement
@@ -309,6 +339,8 @@ async def measure(folder: Path, agents: int, runs: int, rate: float) -> list[Res
     bare_s = await bare(folder)
     with grid(folder) as (url, key, process):
         async with joined(url, key, agents, seen):
+            settled_s = cpu_s(process)
+            await asyncio.sleep(_IDLE_S)
             idle_s, idle_mib, idle_polls = cpu_s(process), peak_mib(process), seen.polls
             seen.reports_s.clear()
             began_s = time.monotonic()
@@ -324,7 +356,9 @@ async def measure(folder: Path, agents: int, runs: int, rate: float) -> list[Res
         peak = peak_mib(process)
     requests = len(seen.reports_s) + len(seen.submits_s) + seen.polls - idle_polls + runs
     print(f"{agents:,} agents, {runs:,} runs in {took_s:.0f} s, {requests:,} requests", file=sys.stderr)
-    print(f"submit p50 {statistics.median(seen.submits_s) * 1e3:.0f} ms", file=sys.stderr)
+    door = percentiles(seen.submits_s)
+    print(f"submission p50 {door[0] * 1e3:.0f} ms, p99 {door[1] * 1e3:.0f} ms", file=sys.stderr)
+    print(f"{seen.asked_again} requests asked again, {seen.stopped} runs stopped", file=sys.stderr)
     report, order = percentiles(seen.reports_s), percentiles(seen.orders_s)
     per_request = used_s / requests
     beside = f"{bare_s * 1e3:.2f} ms of the web server alone"
@@ -334,6 +368,8 @@ async def measure(folder: Path, agents: int, runs: int, rate: float) -> list[Res
                order[1] / order[0], "p50"),
         Result("processor time a run", used_s / runs * 1e3, "ms", 10.0, "100 runs/s of one core",
                per_request / bare_s, f"a request, {beside}"),
+        Result("processors in use while nothing runs", (idle_s - settled_s) / _IDLE_S, "", 0.5, "half of one",
+               (idle_s - settled_s) / used_s * took_s / _IDLE_S, "of what the runs take, agents included"),
         Result("processors in use", used_s / took_s, "", 1.0, "one", runs / took_s, "runs a second"),
         Result("memory at its peak", peak, "MiB", 2048.0, "20 kB a run that has ended", peak / idle_mib,
                "before the first run"),
