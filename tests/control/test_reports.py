@@ -157,6 +157,16 @@ def test_what_was_believed_lost_everywhere_is_found_again() -> None:
     assert list(full(artifact.digest)) == ["a"]
 
 
+def test_what_a_site_must_keep_is_told_in_answer_to_a_full_report_alone() -> None:
+    grid, _, _ = grid_with_sites("a")
+    artifact = Artifact(id="dataset:d@1", digest="d" * 64, bytes=1, files=1, tenant="default", created_at_s=0)
+    here = f.ReplicaAdded(at_s=0, artifact=artifact.id, site="a")
+    grid.do(lambda state, now_s: ([f.ArtifactCommitted(at_s=now_s, artifact=artifact), here], None))
+    full = Observation(site="a", epoch=1, full=True, pools=(POOL,), replicas=(artifact.digest,))
+    assert grid.report(full).keep == (artifact.digest,)
+    assert report(grid, "a").keep is None
+
+
 def test_a_fence_is_no_shorter_than_the_grace_that_runs_have() -> None:
     assert fence_s(Policy(stop_grace_s=90)) >= Policy().lease_s + 90
 

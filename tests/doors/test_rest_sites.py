@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from suan.doors.client import Client
 from suan.grid.action import Observation, Orders, RunSeen
 from suan.grid.error import NotNow, Refused
-from suan.grid.job import Place, Resources, RunPhase
+from suan.grid.job import EndCause, Place, Resources, RunPhase
 from suan.grid.site import Series, Tariff
 
 
@@ -97,6 +97,35 @@ def test_a_long_poll_ends_with_new_orders_and_not_before(world: World) -> None:
             poll.join(5)
             assert [order.job_name for order in found[0].launch] == ["count"]
             assert found[0].version != before.version
+    finally:
+        world.grid.stop()
+
+
+def test_the_answer_to_an_end_lets_the_site_forget_it_and_ends_no_long_poll(world: World) -> None:
+    run = world.place(world.submit())
+    site = world.grid.state.runs[run].site
+    world.grid.start()
+    try:
+        with serving(world.app) as url:
+            agent = Client(url, world.keys[site])
+            known = agent.report(Observation(site=site, epoch=1)).version
+            answers: list[Orders] = []
+            poll = threading.Thread(
+                target=lambda: answers.append(
+                    agent.report(Observation(site=site, epoch=1), wait_s=9, known=known)
+                )
+            )
+            poll.start()
+            end = RunSeen(run=run, phase=RunPhase.ENDED, cause=EndCause.EXITED, exit_code=0)
+            said = agent.report(Observation(site=site, epoch=1, runs=(end,)))
+            assert (said.forget, said.version) == ((run,), known)
+            assert agent.report(Observation(site=site, epoch=1)).forget == ()  # it names the run no more
+            poll.join(0.4)
+            assert poll.is_alive() and not answers
+            world.client("operator").drain("east" if site == "west" else "west")
+            Client(url, world.keys["alice"]).submit([task("next")])
+            poll.join(5)
+            assert [order.job_name for order in answers[0].launch] == ["next"]
     finally:
         world.grid.stop()
 

@@ -346,5 +346,10 @@ def test_what_nobody_needs_goes_after_hours_and_nothing_else_does(tmp_path: Path
     assert clearing.clear(now_s=8000.0) == ()
     clearing.need(frozenset([digests["kept"]]))
     assert clearing.clear(now_s=9000.0) == ()  # its time begins anew
-    assert clearing.clear(now_s=17_000.0) == (digests["old"],)
+    clearing.need(None, moving=frozenset([digests["old"]]))  # what must stay is as it was
+    assert clearing.clear(now_s=10_000.0) == ()
+    clearing.need(None)
+    assert clearing.clear(now_s=10_001.0) == ()
+    assert clearing.clear(now_s=17_000.0) == ()
+    assert clearing.clear(now_s=18_000.0) == (digests["old"],)
     assert store.digests() == tuple(sorted([digests["kept"], digests["used"]]))

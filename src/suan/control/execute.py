@@ -82,7 +82,8 @@ def orders_for(
     state: State, site: str, policy: Policy, now_s: int, *, secret: bytes = b"", seen: Iterable[str] = ()
 ) -> Orders:
     """Everything the site should be doing. `seen` are runs it says it has: those it should not have are
-    stopped and, once their end is recorded, forgotten."""
+    stopped and, once their end is recorded, forgotten. That answers what the site has said, and is no news:
+    it makes no other version."""
     launch: list[LaunchOrder] = []
     stop: list[StopOrder] = []
     fetch: list[FetchOrder] = []
@@ -93,6 +94,7 @@ def orders_for(
             stop.append(StopOrder(run=run_id, why=run.stop_reason, grace_s=policy.stop_grace_s))
         elif run.started_at_s is None:
             launch.append(_launch(state, run, policy))
+    wanted = len(stop)
     forget = []
     for run_id in seen:
         known = state.runs.get(run_id)
@@ -115,11 +117,15 @@ def orders_for(
         fetch=tuple(fetch),
         tickets=tuple(tickets),
         forget=tuple(forget),
-        keep=tuple(state.artifacts[artifact].digest for artifact in state.held.get(site, {})),
         probes=probes,
     )
-    content = (orders.epoch, orders.launch, orders.stop, orders.fetch, orders.tickets, orders.forget, probes)
+    content = (orders.epoch, orders.launch, orders.stop[:wanted], orders.fetch, orders.tickets, probes)
     return msgspec.structs.replace(orders, version=zlib.crc32(_encode(content)))
+
+
+def kept_at(state: State, site: str) -> tuple[str, ...]:
+    """Digests that must stay in the site's store: as many as there are, and so not in every answer."""
+    return tuple(state.artifacts[artifact].digest for artifact in state.held.get(site, ()))
 
 
 def sites_told(state: State, fact: f.Fact) -> tuple[str, ...]:

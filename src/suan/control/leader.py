@@ -132,9 +132,9 @@ class Plane(Grid):
             raise self.not_leader()
         return super().report(seen)
 
-    def orders(self, site: str) -> Orders:
+    def orders(self, site: str, *, whole: bool = False) -> Orders:
         """As a grid does. Raises: NotNow `not_leader` besides."""
-        orders = super().orders(site)
+        orders = super().orders(site, whole=whole)
         if not self.leads:  # asked last: what was true when the lead was proved is what is told
             raise self.not_leader()
         return orders

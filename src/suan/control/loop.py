@@ -15,8 +15,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from suan import __version__
-from suan.control.execute import facts_of, orders_for
+from suan.control.execute import facts_of, kept_at, orders_for
 from suan.control.observe import fence_s, observe, silences
 from suan.control.works import of_new_pools
 from suan.grid.action import Observation, Orders, Plan
@@ -134,10 +136,10 @@ class Grid:
             return (*facts, *of_new_pools(state, pools, now_s)), None
 
         self.do(command)
-        return self.orders(seen.site)
+        return self.orders(seen.site, whole=seen.full)
 
-    def orders(self, site: str) -> Orders:
-        """What the site should be doing now, all of it durable.
+    def orders(self, site: str, *, whole: bool = False) -> Orders:
+        """What the site should be doing now, all of it durable; the `whole` says also what it must keep.
 
         Raises: NotNow `grid_stopped` when the journal does not take what was decided.
         """
@@ -145,7 +147,9 @@ class Grid:
             if self.trouble:
                 raise self._stopped()
             stray = self.live.stray_runs.get(site, ())
-            return orders_for(self.state, site, self.policy, self.now_s(), secret=self._secret, seen=stray)
+            secret, now_s = self._secret, self.now_s()
+            orders = orders_for(self.state, site, self.policy, now_s, secret=secret, seen=stray)
+            return replace(orders, keep=kept_at(self.state, site)) if whole else orders
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Calls `listener` with new, durable facts from the writing thread; returns what ends that."""

@@ -185,7 +185,7 @@ class Agent:
         for run in orders.forget:
             self._forget(run)
         moving = {fetch.digest for fetch in orders.fetch} | {ticket.digest for ticket in orders.tickets}
-        self._clearing.need(frozenset(moving.union(orders.keep)))
+        self._clearing.need(None if orders.keep is None else frozenset(orders.keep), frozenset(moving))
 
     def _renew_lease(self, left_s: float) -> None:
         """A late answer never shortens what a newer one gave."""

@@ -61,16 +61,21 @@ class Clearing:
         self._folder = folder
         self._store = store
         self._checkouts = checkouts
-        self._needed: frozenset[str] = frozenset()
+        self._kept: frozenset[str] = frozenset()
+        self._moving: frozenset[str] = frozenset()
         self._heard_s = float("-inf")
         self._begun_s = time.monotonic()
         self._unneeded_since_s: dict[str, float] = {}
         self._thread: threading.Thread | None = None
 
-    def need(self, digests: frozenset[str]) -> None:
-        """The grid's newest word on what must stay."""
-        self._needed = digests
-        self._heard_s = time.monotonic()
+    def need(self, kept: frozenset[str] | None, moving: frozenset[str] = frozenset()) -> None:
+        """The grid's newest word on what must stay, None where it said nothing new, and what is on its way
+        from here or to here.
+        """
+        self._moving = moving
+        if kept is not None:
+            self._kept = kept
+            self._heard_s = time.monotonic()
 
     def consider(self, *, busy: bool) -> None:
         """Clears when it is time; nothing goes while the site is `busy` with artifacts."""
@@ -94,13 +99,13 @@ class Clearing:
         Raises: SiteTrouble or OSError.
         """
         now_s = time.monotonic() if now_s is None else now_s
-        unneeded = set(self._store.digests()) - self._needed - self._used()
+        unneeded = set(self._store.digests()) - self._kept - self._moving - self._used()
         since_s = {digest: self._unneeded_since_s.get(digest, now_s) for digest in sorted(unneeded)}
         self._unneeded_since_s = since_s
         gone = [digest for digest, at_s in since_s.items() if now_s - at_s > _UNNEEDED_S]
         for digest in gone:
             with self.guard:
-                if digest not in self._needed and digest not in self._used():
+                if not any(digest in needed for needed in (self._kept, self._moving, self._used())):
                     freed_bytes = self._store.delete(digest)
                     log.info("artifact %s is not needed any more: %d bytes freed", digest, freed_bytes)
         linked = frozenset(link.name for link in self._folder.glob("runs/*/links/*"))

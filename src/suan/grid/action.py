@@ -145,7 +145,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
     site: str
     epoch: int
-    version: int  # the journal's sequence it was made from
+    version: int  # of what is wanted: who waits for news is answered once it is another
     now_s: int
     lease_s: int
     launch: tuple[LaunchOrder, ...] = ()
@@ -153,7 +153,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     fetch: tuple[FetchOrder, ...] = ()
     tickets: tuple[Ticket, ...] = ()
     forget: tuple[str, ...] = ()  # runs whose end is recorded: their remains may go
-    keep: tuple[str, ...] = ()  # digests that must stay in the store
+    keep: tuple[str, ...] | None = None  # digests that must stay in the store, told after a full report
     probes: tuple[ProbeOrder, ...] = ()
 
 
