@@ -147,7 +147,10 @@ def test_a_follower_reads_what_the_leader_wrote_and_refuses_by_the_leader_s_name
     refusal = refused(lambda: submit(follower, "two"))
     assert (refusal.code, refusal.status) == ("not_leader", 503)
     assert refusal.fields["leader"] == "http://a" and refusal.fields["retry_after_s"]
-    for ask in (lambda: follower.orders("a"), lambda: follower.report(Observation(site="a", epoch=1))):
+    seen = Observation(site="a", epoch=1)
+    asks = [lambda: follower.orders("a"), lambda: follower.orders_at_once("a")]
+    asks += [lambda: follower.report(seen), lambda: follower.begin(lambda state, now_s: ((), None))]
+    for ask in asks:
         assert refused(ask).code == "not_leader"  # neither orders nor a lease from who does not lead
     assert planes.leading() == ["a"]
 

@@ -71,6 +71,28 @@ def report(grid: Grid, site: str, *runs: RunSeen, full: bool = False):
     return grid.report(Observation(site=site, epoch=epoch, runs=runs, full=full, pools=pools))
 
 
+def test_a_command_that_has_begun_is_carried_out_though_nobody_waits_any_more() -> None:
+    grid, _, _ = grid_with_sites("a")
+
+    def drain(state: State, now_s: int) -> tuple[Sequence[f.Fact], str]:
+        if state.sites["a"].draining:
+            raise Refused("draining", "it is already")
+        return [f.SiteDraining(at_s=now_s, site="a", draining=True)], "done"
+
+    grid.start()
+    try:
+        with grid.lock:  # the loop cannot finish it meanwhile
+            begun = grid.begin(drain)
+            assert not begun.cancel()
+        assert begun.result(10) == "done"
+        assert grid.read(lambda state: state.sites["a"].draining)
+        with pytest.raises(Refused):
+            grid.begin(drain).result(10)
+        assert not grid.trouble
+    finally:
+        grid.stop()
+
+
 def test_a_silent_site_becomes_unknown_then_fenced_and_its_job_runs_once_elsewhere() -> None:
     grid, clock, _ = grid_with_sites("a", "b")
     (job_id,) = submit(grid, job(outputs={"o": "model:m"}))

@@ -204,6 +204,7 @@ def test_no_order_is_out_before_it_is_durable() -> None:
     asking.start()
     asking.join(0.2)
     assert not launched  # the order exists, but a kill would lose it
+    assert grid.orders_at_once("a") is None
     journal.go_on.set()
     for thread in (planning, asking):
         thread.join(10)

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 from suan import __version__
@@ -114,6 +115,12 @@ class Plane(Grid):
             raise self.not_leader()
         return super().do(command)
 
+    def begin(self, command: Command[Result]) -> Future[Result]:
+        """As a grid does. Raises: NotNow `not_leader` besides."""
+        if not self.leads:
+            raise self.not_leader()
+        return super().begin(command)
+
     def read(self, view: Callable[[State], Result]) -> Result:
         """What `view` makes of the state: a follower's is a moment old.
 
@@ -126,11 +133,11 @@ class Plane(Grid):
                 )
             return view(self.state)
 
-    def report(self, seen: Observation) -> Orders:
+    def heard(self, seen: Observation) -> Command[None]:
         """As a grid does. Raises: NotNow `not_leader` besides."""
         if not self.leads:
             raise self.not_leader()
-        return super().report(seen)
+        return super().heard(seen)
 
     def orders(self, site: str, *, whole: bool = False) -> Orders:
         """As a grid does. Raises: NotNow `not_leader` besides."""

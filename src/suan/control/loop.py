@@ -99,9 +99,19 @@ class Grid:
         """
         if self._thread is None:
             return self._do_now(command)
+        return self.begin(command).result()
+
+    def begin(self, command: Command[Result]) -> Future[Result]:
+        """What `do` returns or raises, in the future, for those who must not wait. It cannot be cancelled: a
+        command that has begun is carried out.
+        """
         future: Future[Result] = Future()
-        self._queue.put((command, future))
-        return future.result()
+        future.set_running_or_notify_cancel()
+        if self._thread is None:
+            future.set_result(self._do_now(command))
+        else:
+            self._queue.put((command, future))
+        return future
 
     def read(self, view: Callable[[State], Result]) -> Result:
         """What `view` makes of the state, undisturbed."""
@@ -118,6 +128,11 @@ class Grid:
 
         Raises: Refused `unknown_site`.
         """
+        self.do(self.heard(seen))
+        return self.orders(seen.site, whole=seen.full)
+
+    def heard(self, seen: Observation) -> Command[None]:
+        """The command that makes facts of a report; the site counts as heard at once."""
         self.live.heard_at_s[seen.site] = self.now_s()
         for run in seen.runs:
             if run.progress:
@@ -135,8 +150,16 @@ class Grid:
             pools = [pool for fact in facts if isinstance(fact, SiteDescribed) for pool in fact.pools]
             return (*facts, *of_new_pools(state, pools, now_s)), None
 
-        self.do(command)
-        return self.orders(seen.site, whole=seen.full)
+        return command
+
+    def orders_at_once(self, site: str, *, whole: bool = False) -> Orders | None:
+        """As `orders`; None when that would have to wait for the disk."""
+        if not self.lock.acquire(blocking=False):
+            return None
+        try:
+            return self.orders(site, whole=whole)
+        finally:
+            self.lock.release()
 
     def orders(self, site: str, *, whole: bool = False) -> Orders:
         """What the site should be doing now, all of it durable; the `whole` says also what it must keep.

@@ -1,6 +1,8 @@
 """Sites: joining, reporting, logs as they come in, links and tariffs."""
 
+import asyncio
 import time
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -66,21 +68,25 @@ async def report(
         )
     waiter = here.news.site_waiter(site)
     try:
-        orders = await run_sync(_report, here, seen)
+        # No thread waits for the grid: to wake one costs more than the report.
+        await asyncio.wrap_future(here.grid.begin(here.grid.heard(seen)))
+        _tell_progress(here, seen)
+        orders = await _orders(here, site, whole=seen.full)
         # No longer than a third of the lease: what a site says is what keeps it alive.
         deadline_s = time.monotonic() + min(wait_s, here.grid.policy.lease_s / 3)
         while orders.version == known and (left_s := deadline_s - time.monotonic()) > 0:
             if not await waiter.wait(left_s) or here.news.closed:
                 break
-            orders = await run_sync(here.grid.orders, site)
+            orders = await _orders(here, site)
     finally:
         here.news.leave_site(site, waiter)
     return Json(orders)
 
 
-def _report(here: Parts, seen: Observation) -> Orders:
-    orders = here.grid.report(seen)
-    _tell_progress(here, seen)
+async def _orders(here: Parts, site: str, *, whole: bool = False) -> Orders:
+    orders = here.grid.orders_at_once(site, whole=whole)
+    if orders is None:
+        orders = await run_sync(partial(here.grid.orders, site, whole=whole))
     return orders
 
 
