@@ -58,7 +58,8 @@ def create_app(
     )
     app.state.parts = parts
     problem.install(app)
-    for module in (jobs, job_logs, durations, sites, artifacts, money, estimates, members, events, metrics):
+    # Sites first, who speak all the time: a request is held against each module before its own.
+    for module in (sites, jobs, job_logs, durations, artifacts, money, estimates, members, events, metrics):
         app.include_router(module.router)
     app.include_router(relay_router)
     app.router.routes.extend(socket_routes())

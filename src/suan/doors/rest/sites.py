@@ -19,7 +19,7 @@ from suan.control.commands import (
     set_tariff,
     unknown,
 )
-from suan.doors.rest.access import AnyKey, Here, Operator, Viewer, sees, site_key
+from suan.doors.rest.access import FromSite, Here, Operator, Viewer, sees
 from suan.doors.rest.answer import Json, Raw, answers, takes, takes_bytes
 from suan.doors.rest.news import Live
 from suan.doors.rest.parts import Parts
@@ -51,17 +51,10 @@ def join(here: Here, body: JoinBody) -> Response:
 
 @router.post("/sites/{site}/report", responses=answers(Orders), openapi_extra=takes(Observation))
 async def report(
-    here: Here,
-    key: AnyKey,
-    site: str,
-    body: Raw,
-    *,
-    wait_s: Annotated[float, Query(ge=0, le=60)] = 0,
-    known: int = 0,
+    said: FromSite, site: str, *, wait_s: Annotated[float, Query(ge=0, le=60)] = 0, known: int = 0
 ) -> Response:
     """What the site sees; what it should be doing. With `wait_s`, once that differs from version `known`."""
-    site_key(key, site)
-    seen = _observation.decode(body)
+    here, seen = said.here, _observation.decode(said.body)
     if seen.site != site:
         raise Refused(
             "bad_value", f"the report is about {seen.site[:80]!r}", hint=f"report {site}", path="site"
@@ -114,15 +107,13 @@ def _tell_progress(here: Parts, seen: Observation) -> None:
 
 
 @router.put("/sites/{site}/runs/{run}/log", openapi_extra=takes_bytes())
-def append_log(
-    here: Here, key: AnyKey, site: str, run: str, *, body: Raw, offset: Annotated[int, Query(ge=0)]
-) -> Response:
+def append_log(said: FromSite, site: str, run: str, *, offset: Annotated[int, Query(ge=0)]) -> Response:
     """Adds to a run's log. The size tells where to go on: a gap adds nothing."""
-    site_key(key, site)
+    here = said.here
     known = here.grid.state.runs.get(run)
     if known is None or known.site != site:
         raise unknown("run", run, f"suan sites {site}")
-    size = here.logs.append(run, offset, body)
+    size = here.logs.append(run, offset, said.body)
     here.news.log_grew(run)
     return Json({"size": size})
 
