@@ -61,7 +61,7 @@ _encode = msgspec.json.Encoder().encode
 class Seen:
     """What all agents measured together; seconds."""
 
-    submitted_s: dict[str, float] = field(default_factory=dict)  # job -> when its submission began
+    open_s: dict[str, float] = field(default_factory=dict)  # job -> submitted, or at its site, which is first
     reports_s: list[float] = field(default_factory=list)
     orders_s: list[float] = field(default_factory=list)  # from submission to the site
     submits_s: list[float] = field(default_factory=list)
@@ -69,6 +69,13 @@ class Seen:
     asked_again: int = 0  # requests that were not answered, or with "not now"
     stopped: int = 0  # runs that the grid did not hold any more: their site was silent for too long
     ended: int = 0
+
+    def note(self, job: str, at_s: float) -> None:
+        """It was submitted, or came to its site, which may be known before the submission's answer."""
+        if job in self.open_s:
+            self.orders_s.append(abs(at_s - self.open_s.pop(job)))
+        else:
+            self.open_s[job] = at_s
 
 
 class Http:
@@ -224,8 +231,7 @@ class SimulatedAgent:
             if launch.run not in self._runs and launch.run not in self._forgotten:
                 self._runs[launch.run] = RunSeen(run=launch.run, phase=RunPhase.ORDERED)
                 heapq.heappush(self._due, (now_s + START_S, launch.run, RunPhase.RUNNING))
-                if began_s := self._seen.submitted_s.pop(launch.job, 0.0):
-                    self._seen.orders_s.append(now_s - began_s)
+                self._seen.note(launch.job, now_s)
         for run in orders.forget:
             known = self._runs.pop(run, None)
             self._seen.stopped += known is not None and known.phase is not RunPhase.ENDED
@@ -250,7 +256,7 @@ async def submit(url: str, key: str, seen: Seen, runs: int, rate: float) -> None
         answer = await connection.ask("POST", "/v1/jobs", body, *headers, f"idempotency-key: bench-{number}")
         seen.submits_s.append(time.monotonic() - began_s)
         for job in msgspec.json.decode(answer)["jobs"]:
-            seen.submitted_s[job["id"]] = began_s
+            seen.note(job["id"], began_s)
         free.put_nowait(connection)
 
     began_s = time.monotonic()
@@ -314,7 +320,7 @@ async def joined(url: str, key: str, count: int, seen: Seen) -> AsyncIterator[No
             task.cancel()
 
 
-async def bare(folder: Path) -> float:
+async def bare() -> float:
     """Processor seconds of a request to the same web server that only answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -331,12 +337,9 @@ async def bare(folder: Path) -> float:
         server.wait()
 
 
-# ---------------------------------------------------------------- the measurement
-
-
 async def measure(folder: Path, agents: int, runs: int, rate: float) -> list[Result]:
     seen = Seen()
-    bare_s = await bare(folder)
+    bare_s = await bare()
     with grid(folder) as (url, key, process):
         async with joined(url, key, agents, seen):
             settled_s = cpu_s(process)
@@ -349,25 +352,23 @@ async def measure(folder: Path, agents: int, runs: int, rate: float) -> list[Res
                 await asyncio.sleep(1)
                 if submitting.done():
                     submitting.result()
-                said = f"{seen.ended:,} ended, {len(seen.submitted_s)} wait"
-                print(f"\r{time.monotonic() - began_s:.0f} s, {said}   ", end="", file=sys.stderr)
+                said = f"{time.monotonic() - began_s:.0f} s, {seen.ended:,} ended, {len(seen.open_s)} wait"
+                print(f"\r{said}   ", end="", file=sys.stderr)
             took_s, used_s = time.monotonic() - began_s, cpu_s(process) - idle_s
-            print(file=sys.stderr)
         peak = peak_mib(process)
     requests = len(seen.reports_s) + len(seen.submits_s) + seen.polls - idle_polls + runs
-    print(f"{agents:,} agents, {runs:,} runs in {took_s:.0f} s, {requests:,} requests", file=sys.stderr)
+    print(f"\n{agents:,} agents, {runs:,} runs in {took_s:.0f} s, {requests:,} requests", file=sys.stderr)
     door = percentiles(seen.submits_s)
     print(f"submission p50 {door[0] * 1e3:.0f} ms, p99 {door[1] * 1e3:.0f} ms", file=sys.stderr)
     print(f"{seen.asked_again} requests asked again, {seen.stopped} runs stopped", file=sys.stderr)
     report, order = percentiles(seen.reports_s), percentiles(seen.orders_s)
-    per_request = used_s / requests
     beside = f"{bare_s * 1e3:.2f} ms of the web server alone"
     return [
         Result("answer to a report, p99", report[1], "s", 1.0, "docstring", report[1] / report[0], "p50"),
         Result("submission to order at the site, p99", order[1], "s", 5.0, "docstring",
                order[1] / order[0], "p50"),
         Result("processor time a run", used_s / runs * 1e3, "ms", 10.0, "100 runs/s of one core",
-               per_request / bare_s, f"a request, {beside}"),
+               used_s / requests / bare_s, f"a request, {beside}"),
         Result("processors in use while nothing runs", (idle_s - settled_s) / _IDLE_S, "", 0.5, "half of one",
                (idle_s - settled_s) / used_s * took_s / _IDLE_S, "of what the runs take, agents included"),
         Result("processors in use", used_s / took_s, "", 1.0, "one", runs / took_s, "runs a second"),
