@@ -391,8 +391,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=".", prefix="agents-") as name:
-        results = asyncio.run(measure(Path(name), asked.agents, asked.runs, asked.rate))
-    show("agents", results)
+        show("agents", asyncio.run(measure(Path(name), asked.agents, asked.runs, asked.rate)))
 
 
 if __name__ == "__main__":
