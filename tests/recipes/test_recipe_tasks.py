@@ -40,6 +40,13 @@ def test_more_steps_are_estimated_to_take_longer() -> None:
     assert short and long and 5 * short < 10 * long and long > 2 * short
 
 
+def test_an_examination_needs_no_corpus() -> None:
+    exam = {"tasks": ["triage"], "generations": 0}
+    assert set(recipe_task("evaluate", exam).inputs) == {"model", "data"}
+    for asked in ({"tasks": ["triage", "cloze"]}, {"generations": 4}, {"tasks": []}):
+        assert set(recipe_task("evaluate", exam | asked).inputs) == {"model", "corpus"}
+
+
 def test_writing_tasks_imports_nothing_heavy() -> None:
     code = (
         "import sys; from suan.recipes import RECIPES, recipe_task; [recipe_task(s, {}) for s in RECIPES];"

@@ -14,6 +14,8 @@ from msgspec import Meta
 from suan.grid.job import Checkpoint, Resources, Task
 from suan.recipes.runtime import arguments, command
 
+OF_THE_CORPUS = ("held_out", "cloze", "next_couplet", "word_order")  # tasks made of its held-out text
+
 
 class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Arguments of evaluate."""
@@ -47,14 +49,17 @@ class Args(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def task(args: Args) -> Task:
     """One core for less than a minute with a small model; goes on after the tasks that were finished.
 
-    A second input, `data`, is a root of benchmark files and may hold definitions of its own.
+    An input `data` is a root of benchmark files and may hold definitions of its own. It stands in place of
+    the corpus where `tasks` names nothing else and no answers are to be written.
     """
+    of_corpus = args.generations or not args.tasks or not set(args.tasks).isdisjoint(OF_THE_CORPUS)
+    asked_of = {"corpus": "dataset:corpus"} if of_corpus else {"data": "dataset:data"}
     return Task(
         name="evaluate",
         recipe="evaluate",
         run=command("evaluate"),
         args=arguments(args),
-        inputs={"model": "model:model", "corpus": "dataset:corpus"},
+        inputs={"model": "model:model", **asked_of},
         outputs={"report": "report:report"},
         resources=(Resources(cpus=1),),
         checkpoint=Checkpoint(every_s=60),
