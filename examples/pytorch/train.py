@@ -1,9 +1,9 @@
 """Plain PyTorch: a model that writes the next character of a text, on one process or several (DDP).
 
-    python train.py TEXT_FOLDER OUTPUT_FOLDER [CHECKPOINT_FOLDER]
+    torchrun --nproc-per-node 2 train.py TEXT_FOLDER OUTPUT_FOLDER [CHECKPOINT_FOLDER]
 
-Knows nothing of Suan. It reads the variables that torchrun sets, and so does whoever starts it; it keeps a
-checkpoint by writing beside its name and renaming, and goes on from there.
+Knows nothing of Suan, and reads the variables that torchrun sets; `python train.py …` is one process. It
+keeps a checkpoint by writing beside its name and renaming, and goes on from there.
 """
 
 import gzip
@@ -41,26 +41,30 @@ def main() -> None:
     data, output = Path(sys.argv[1]), Path(sys.argv[2])
     kept = Path(sys.argv[3] if len(sys.argv) > 3 else output) / "state.pt"
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
     if world > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     torch.manual_seed(1)
     text = read(data)
     letters = sorted(set(text))
     place = {letter: index for index, letter in enumerate(letters)}
     tokens = torch.tensor([place[letter] for letter in text])
-    model = Writer(len(letters))
+    model = Writer(len(letters)).to(device)
     learner = DistributedDataParallel(model) if world > 1 else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     begin, losses = 0, []
     if kept.exists():
-        state = torch.load(kept)
+        state = torch.load(kept, map_location=device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         begin, losses = state["step"], state["losses"]
     for step in range(begin, STEPS):
         draw = torch.Generator().manual_seed(step)  # data are a function of the step: a restart sees the same
         starts = torch.randint(len(tokens) - LENGTH - 1, (ROWS,), generator=draw)[rank::world]
-        rows = torch.stack([tokens[start : start + LENGTH + 1] for start in starts])
+        rows = torch.stack([tokens[start : start + LENGTH + 1] for start in starts]).to(device)
         loss = nn.functional.cross_entropy(learner(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()

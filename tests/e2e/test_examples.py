@@ -1,131 +1,218 @@
-"""The examples that are programs of their own, run as their task files say, in the environment of a run."""
+"""The examples as somebody with a fresh clone and a grid of this one machine runs them.
+
+The lines that stand at the top of an example's file are typed as they are, and its file is run unchanged, by
+real processes at a real site. The poet's are left to test_quickstart.py, which runs them so.
+"""
 
 import importlib.util
 import json
 import os
-import shutil
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_stages import EXAMPLES, environment
 
 from suan.doors.taskfile import read_tasks
 
-NAMES = ("encoder", "vit", "pytorch", "jax")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TASKS = ("encoder", "vit", "pytorch", "jax")
+PIPELINES = ("moe", "assistant", "poet")
+COMMAND_S = 400.0
 
 
-def run_example(name: str, folder: Path, nodes: int = 1) -> dict[str, Any]:
-    """Runs the example's `run` on so many nodes; the report that it wrote beside its model."""
-    (task,) = read_tasks((EXAMPLES / name / "task.yaml").read_text("utf-8"), source=name, now_s=0).tasks
-    work, output = folder / "work", folder / "model"
-    shutil.copytree(EXAMPLES / name, work)
-    output.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = []
-    for rank in range(nodes):
-        env = environment(
-            SUAN_PYTHON=sys.executable,
-            SUAN_INPUT_POEMS=str(EXAMPLES / "data" / "tang-poems"),
-            SUAN_OUTPUT_MODEL=str(output),
-            SUAN_CHECKPOINT=str(folder / "checkpoint"),
-            RANK=str(rank),
-            WORLD_SIZE=str(nodes),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-        )
-        with (folder / f"{rank}.log").open("w") as log:
-            ranks.append(
-                subprocess.Popen(["bash", "-c", task.run], cwd=work, env=env, stdout=log, stderr=log)
+def file_of(name: str) -> Path:
+    return EXAMPLES / name / ("task.yaml" if name in TASKS else "pipeline.yaml")
+
+
+def lines_of(name: str) -> list[str]:
+    """What the example's file says to type."""
+    return re.findall(r"^#   ((?:suan|python) .+)$", file_of(name).read_text("utf-8"), re.MULTILINE)
+
+
+class Somebody:
+    """Types at a grid with one site of two small nodes, in a folder where the examples are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoints: set[str] = set()  # names of files seen in a job's checkpoint while it ran
+        (folder / "examples").symlink_to(EXAMPLES)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SUAN_")}
+        self._env = kept | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "SUAN_CONFIG": str(folder / "client.json"),
+            "OMP_NUM_THREADS": "1",
+        }
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._agent: subprocess.Popen[bytes] | None = None
+        self.type(f"suan up --detach --state grid --port {port}")
+        self.type("suan join-token here > token")
+        join = f"suan join http://127.0.0.1:{port} --site here --state site --pool cpu:CPU:2x2"
+        self._agent = self._start(f"exec {join} --token $(cat token)", "agent.log")
+        deadline_s = time.monotonic() + 60
+        while "CPU-" not in self.type("suan sites"):  # it has said what it has
+            assert time.monotonic() < deadline_s, (folder / "agent.log").read_text()
+            time.sleep(0.2)
+
+    def type(self, line: str) -> str:
+        """What it printed.
+
+        Raises: AssertionError when it did not exit with 0.
+        """
+        typed = self._start(line, "typed.log")
+        deadline_s = time.monotonic() + COMMAND_S
+        while typed.poll() is None and time.monotonic() < deadline_s:
+            self.checkpoints |= {path.name for path in self.folder.glob("site/agent/checkpoints/*/*")}
+            time.sleep(0.05)
+        typed.kill()
+        said = (self.folder / "typed.log").read_text("utf-8", "replace")
+        assert typed.wait() == 0, f"$ {line}\n{said[-6000:]}"
+        return said
+
+    def run_example(self, name: str) -> None:
+        for line in lines_of(name):
+            self.type(line)
+
+    def fetched(self, artifact: str) -> Path:
+        folder = self.folder / re.sub(r"\W", "-", artifact)
+        self.type(f"suan get {artifact} {folder}")
+        return folder
+
+    def report(self, artifact: str) -> Any:
+        return json.loads((self.fetched(artifact) / "report.json").read_text("utf-8"))
+
+    def _start(self, line: str, log: str) -> subprocess.Popen[bytes]:
+        with (self.folder / log).open("wb") as output:
+            return subprocess.Popen(
+                ["bash", "-c", line],
+                cwd=self.folder,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
-    try:
-        codes = [process.wait(240) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
-    assert codes == [0] * nodes, (folder / "0.log").read_text()[-3000:]
-    report: dict[str, Any] = json.loads((output / "report.json").read_text())
-    return report
+
+    def leave(self) -> None:
+        """Ctrl-C at the site, which stops its runs; then the grid."""
+        if self._agent is not None:
+            self._agent.send_signal(signal.SIGINT)
+            try:
+                self._agent.wait(60)
+            finally:
+                self._agent.kill()
+        self.type("suan down --state grid")
 
 
-@pytest.mark.parametrize("name", [*NAMES, "moe", "assistant"])
-def test_task_files_are_read(name: str) -> None:
-    file = EXAMPLES / name / ("task.yaml" if name in NAMES else "pipeline.yaml")
-    tasks = read_tasks(file.read_text("utf-8"), source=str(file), now_s=0).tasks
-    assert all(task.run and task.outputs for task in tasks)
+@pytest.fixture(scope="module")
+def somebody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebody]:
+    folder = tmp_path_factory.mktemp("clone")
+    found = Somebody(folder)
+    yield found
+    found.leave()
 
 
-@pytest.mark.parametrize("name", ["pytorch", "jax", "encoder", "vit"])
+@pytest.fixture(scope="module")
+def mixture(somebody: Somebody) -> Path:
+    """The model folder of examples/moe."""
+    somebody.run_example("moe")
+    return somebody.fetched("model:moe")
+
+
+# ---------------------------------------------------------------- the files
+
+
+@pytest.mark.parametrize("name", [*TASKS, *PIPELINES])
+def test_each_says_how_it_is_run_and_all_of_its_tasks_can_be_read(name: str) -> None:
+    assert lines_of(name)[-1] == f"suan run {file_of(name).relative_to(EXAMPLES.parent)}"
+    tasks = read_tasks(file_of(name).read_text("utf-8"), source=name, now_s=0).tasks
+    assert all(task.run and (task.outputs or task.replicas) for task in tasks)
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_programs_of_their_own_know_nothing_of_suan(name: str) -> None:
     program = (EXAMPLES / name / "train.py").read_text("utf-8")
     assert "import suan" not in program and "from suan" not in program and "SUAN_" not in program
 
 
+# ---------------------------------------------------------------- the runs
+
+
 @pytest.mark.slow
-def test_the_encoder_learns_to_fill_in(tmp_path: Path) -> None:
-    report = run_example("encoder", tmp_path)
+def test_the_encoder_learns_to_fill_in(somebody: Somebody) -> None:
+    somebody.checkpoints.clear()
+    somebody.run_example("encoder")
+    report = somebody.report("model:encoder")
     assert report["held_out_loss"] < report["held_out_loss_before"] - 0.5
-    assert any((tmp_path / "checkpoint").glob("checkpoint-*"))
+    assert any(name.startswith("checkpoint-") for name in somebody.checkpoints)
 
 
 @pytest.mark.slow
-def test_the_vision_transformer_paints_better_than_the_median(tmp_path: Path) -> None:
-    report = run_example("vit", tmp_path)
+def test_the_vision_transformer_paints_better_than_the_median(somebody: Somebody) -> None:
+    somebody.run_example("vit")
+    report = somebody.report("model:vit")
     assert report["held_out_error"] < 0.9 * report["held_out_error_of_the_median"]
 
 
 @pytest.mark.slow
-def test_plain_pytorch_on_two_nodes(tmp_path: Path) -> None:
-    report = run_example("pytorch", tmp_path, nodes=2)
-    assert report["loss"] < report["first_loss"] - 1.0
-    assert (tmp_path / "checkpoint" / "state.pt").exists()
+def test_plain_pytorch_on_one_node_and_on_two(somebody: Somebody) -> None:
+    somebody.checkpoints.clear()
+    somebody.run_example("pytorch")
+    one = somebody.report("model:pytorch@1")
+    assert one["loss"] < one["first_loss"] - 1.0
+    assert "state.pt" in somebody.checkpoints
+
+    text = file_of("pytorch").read_text("utf-8").replace("num_nodes: 1", "num_nodes: 2")
+    text = text.replace("workdir: .", "workdir: examples/pytorch")
+    (somebody.folder / "two-nodes.yaml").write_text(text, "utf-8")
+    somebody.type("suan run two-nodes.yaml")
+    two = somebody.report("model:pytorch@2")
+    assert two["loss"] < two["first_loss"] - 1.0
+    assert two["first_loss"] != one["first_loss"], "half of the rows were another node's"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("jax") is None,
-    reason="JAX is not installed: pip install jax to run examples/jax (it is no dependency of suan)",
+    reason="JAX is not installed, and its setup would download it: "
+    ".venv/bin/pip install jax && .venv/bin/pytest tests/e2e/test_examples.py -k jax",
 )
-def test_plain_jax(tmp_path: Path) -> None:
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    report = run_example("jax", tmp_path)
+def test_plain_jax(somebody: Somebody) -> None:
+    somebody.run_example("jax")
+    report = somebody.report("model:jax")
     assert report["loss"] < report["first_loss"] - 1.0
 
 
 @pytest.mark.slow
-def test_an_assistant_from_few_samples(tmp_path: Path, trained: Path, run_stage: Any) -> None:
-    """The stages of its pipeline at a small size; how well it does is on its page."""
-    maker = [sys.executable, EXAMPLES / "assistant" / "make_data.py", "--output", tmp_path / "data"]
-    subprocess.run([*maker, "--examples", "32"], check=True, timeout=60)
-    tuned, report = tmp_path / "tuned", tmp_path / "report"
-    done = run_stage(
-        "sft",
-        f"--input=model={trained / 'model'}",
-        f"--input=dataset={tmp_path / 'data' / 'conversations'}",
-        f"--output={tuned}",
-        lora_rank=4,
-        steps=8,
-        batch_rows=8,
+def test_a_mixture_of_experts_learns(mixture: Path) -> None:
+    made = json.loads((mixture / "suan.json").read_text("utf-8"))
+    assert made["results"]["val_loss"] < made["results"]["first_val_loss"] - 2.0
+    config = json.loads((mixture / "config.json").read_text("utf-8"))
+    assert (config["model_type"], config["num_local_experts"], config["num_experts_per_tok"]) == (
+        "qwen3_moe",
+        8,
+        2,
     )
-    assert done.returncode == 0, done.stderr
-    done = run_stage(
-        "evaluate",
-        f"--input=model={tuned}",
-        f"--input=data={tmp_path / 'data' / 'exam'}",
-        f"--output={report}",
-        tasks=["triage"],
-        shots=[0],
-        documents=0,
-        generations=0,
-    )
-    assert done.returncode == 0, done.stderr
-    (row,) = [
-        row for row in json.loads((report / "report.json").read_text())["rows"] if row["metric"] == "acc"
-    ]
-    assert (row["documents"], row["chance"]) == (64, 0.25)
+
+
+@pytest.mark.slow
+def test_an_assistant_from_few_samples(somebody: Somebody, mixture: Path) -> None:
+    """Its base is the mixture, too small to get much right: how well a real one does is on its page."""
+    somebody.type(f"suan put {mixture} model:poet")
+    somebody.run_example("assistant")
+    for name in ("before", "after"):
+        rows = somebody.report(f"report:lift-{name}")["rows"]
+        (row,) = [row for row in rows if row["metric"] == "acc"]
+        assert (row["task"], row["documents"], row["chance"]) == ("triage", 64, 0.25)
+    tuned = json.loads((somebody.fetched("model:lift-assistant") / "suan.json").read_text("utf-8"))
+    assert tuned["results"]["val_loss"] < tuned["results"]["first_val_loss"] - 2.0
+    index = somebody.fetched("dataset:lift-index")
+    assert json.loads((index / "suan.json").read_text("utf-8"))["results"]["passages"] == 6
