@@ -63,6 +63,12 @@ def one(text: str, **more: Any) -> Task:
     return tasks[0]
 
 
+def test_an_input_of_the_recipe_can_be_left_out(recipes: list[tuple[str, Any]]) -> None:
+    assert one("recipe: sft\ninputs: {base: null}").inputs == {"corpus": "dataset:other"}
+    with pytest.raises(Refused, match=r"inputs\.base.*must be text"):
+        one("run: x\ninputs: {base: null}")
+
+
 def test_every_key_of_ours(recipes: list[tuple[str, Any]]) -> None:
     task = one(OURS)
     assert recipes == [("sft", {"base": "model:poet@3", "lora_rank": 16, "rate": 1e-4, "on": "yes"})]

@@ -62,8 +62,8 @@ def read_task(spot: Spot, given: Given) -> tuple[Task, Local]:
     workdir = read_workdir(keys, fields["envs"])
     artifacts, local_mounts = read_file_mounts(keys, fields["envs"])
     read_volumes(keys)
-    for name in ("inputs", "outputs"):
-        fields[name] = _data(keys, name)
+    fields["inputs"] = _data(keys, "inputs", may_leave_out=base is not None)
+    fields["outputs"] = _data(keys, "outputs")
     fields |= _terms(keys, given.now_s)
     replicas, port = read_replicas(keys)
     if replicas is not None:
@@ -132,12 +132,13 @@ def _recipe(keys: Keys) -> Task | None:
 
 
 def _over(base: Task | None, default_name: str, fields: dict[str, Any], artifacts: dict[str, str]) -> Task:
-    """The file's keys over the recipe's task; maps are merged name by name."""
+    """The file's keys over the recipe's task; maps are merged name by name, without inputs left out."""
     if base is None:
         return Task(**{"name": default_name, **fields, "file_mounts": artifacts})
     maps = {
         name: {**getattr(base, name), **fields.pop(name)} for name in ("envs", "secrets", "inputs", "outputs")
     }
+    maps["inputs"] = {name: artifact for name, artifact in maps["inputs"].items() if artifact}
     return msgspec.structs.replace(base, **fields, **maps, file_mounts={**base.file_mounts, **artifacts})
 
 
@@ -257,8 +258,11 @@ def _speed(elastic: Keys) -> dict[int, float]:
     return found
 
 
-def _data(keys: Keys, block: str) -> dict[str, str]:
-    """name -> artifact. SkyPilot's `{uri: gigabytes}` is told apart by its number and becomes a note."""
+def _data(keys: Keys, block: str, *, may_leave_out: bool = False) -> dict[str, str]:
+    """name -> artifact, "" for null, which leaves out what a recipe would read.
+
+    SkyPilot's `{uri: gigabytes}` is told apart by its number and becomes a note.
+    """
     inner = keys.inner(block)
     found: dict[str, str] = {}
     if inner is None:
@@ -283,6 +287,9 @@ def _data(keys: Keys, block: str) -> dict[str, str]:
             what = f"would share $SUAN_{block[:-1].upper()}_{variable} with {variables[variable]}"
             refuse(where, path, "duplicate_key", what, "rename one")
         variables[variable] = name
+        if may_leave_out and isinstance(spot, Scalar) and spot.value is None:
+            found[name] = ""
+            continue
         with at(spot, path):
             found[name] = str(artifact_name(as_text(spot, path)))
     return found
