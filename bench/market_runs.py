@@ -121,10 +121,19 @@ class Table:
         return f"## {self.heading}\n\n" + "\n".join(lines) + "\n"
 
 
-def write(name: str, title: str, text: str, tables: Sequence[Table], plots: Sequence["Bars"]) -> None:
+def write(
+    name: str,
+    title: str,
+    text: str,
+    tables: Sequence[Table],
+    plots: Sequence["Bars"],
+    *,
+    of_traces: bool = True,
+) -> None:
     """docs/bench/NAME.md and NAME.svg, with the command that repeats them."""
     PAGES.mkdir(exist_ok=True)
-    command = "python " + " ".join(["bench/" + Path(sys.argv[0]).name, *_kept(sys.argv[1:])])
+    words = _kept(sys.argv[1:]) if of_traces else sys.argv[1:]
+    command = "python " + " ".join(["bench/" + Path(sys.argv[0]).name, *words])
     body = "\n".join(table.markdown() for table in tables)
     picture = f"![{title}]({name}.svg)\n\n" if plots else ""
     page = f"# {title}\n\n{text}\n\n```\n{command}\n```\n\n{picture}{body}"
