@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 from test_loop import POOL, Clock, grid_with_sites, job, report, submit
 
 from suan.control.observe import fence_s
@@ -155,6 +156,23 @@ def test_what_was_believed_lost_everywhere_is_found_again() -> None:
 
     assert full() == {}
     assert list(full(artifact.digest)) == ["a"]
+
+
+def test_a_late_report_from_before_a_run_began_does_not_end_it() -> None:
+    """Its engine forgot the first start, and was asked again: that report knows the order and not the run."""
+    grid, clock, _ = grid_with_sites("a")
+    (job_id,) = submit(grid, job())
+    grid.tick()
+    run = f"{job_id}-r1"
+    clock.at_s += 20
+    between = Observation(site="a", epoch=1, full=True, pools=(POOL,), knows_s=clock.at_s)
+    clock.at_s += 20
+    report(grid, "a", RunSeen(run=run, phase=RunPhase.RUNNING, started_at_s=clock.at_s))
+    clock.at_s += 20
+    grid.report(between)
+    assert grid.state.runs[run].phase == RunPhase.RUNNING
+    grid.report(replace(between, knows_s=clock.at_s))  # made after the site was answered about the start
+    assert grid.state.runs[run].cause == EndCause.LOST
 
 
 def test_what_a_site_must_keep_is_told_in_answer_to_a_full_report_alone() -> None:

@@ -116,6 +116,7 @@ def test_the_answer_to_an_end_lets_the_site_forget_it_and_ends_no_long_poll(worl
                 )
             )
             poll.start()
+            poll.join(0.4)  # one report after the other, as a site makes them
             end = RunSeen(run=run, phase=RunPhase.ENDED, cause=EndCause.EXITED, exit_code=0)
             said = agent.report(Observation(site=site, epoch=1, runs=(end,)))
             assert (said.forget, said.version) == ((run,), known)

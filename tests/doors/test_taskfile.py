@@ -65,6 +65,8 @@ def one(text: str, **more: Any) -> Task:
 
 def test_an_input_of_the_recipe_can_be_left_out(recipes: list[tuple[str, Any]]) -> None:
     assert one("recipe: sft\ninputs: {base: null}").inputs == {"corpus": "dataset:other"}
+    with pytest.raises(Refused, match=r"inputs\.bsae.*no input of the recipe"):
+        one("recipe: sft\ninputs: {bsae: null}")
     with pytest.raises(Refused, match=r"inputs\.base.*must be text"):
         one("run: x\ninputs: {base: null}")
 

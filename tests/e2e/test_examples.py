@@ -106,14 +106,17 @@ class Somebody:
 
     def leave(self) -> None:
         """Ctrl-C at the site, which stops its runs; then the grid."""
-        if self._agent is not None:
-            self._agent.send_signal(signal.SIGINT)
-            try:
-                self._agent.wait(60)
-            finally:
-                self._agent.kill()
-        if (self.folder / "grid").exists():
-            self.type("suan down --state grid")
+        try:
+            if self._agent is not None:
+                self._agent.send_signal(signal.SIGINT)
+                try:
+                    self._agent.wait(60)
+                finally:
+                    self._agent.kill()
+                    self._agent.wait()
+        finally:
+            if (self.folder / "grid" / "grid.json").exists():
+                self.type("suan down --state grid")
 
 
 @pytest.fixture(scope="module")

@@ -337,8 +337,8 @@ def test_what_nobody_needs_goes_after_hours_and_nothing_else_does(tmp_path: Path
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
         digests[name] = store.put_folder(tmp_path / name)[0]
-    used = frozenset([digests["used"]])
-    clearing = Clearing(tmp_path, store, Checkouts(store, tmp_path / "cache"), lambda: used)
+    used = {digests["used"]}
+    clearing = Clearing(tmp_path, store, Checkouts(store, tmp_path / "cache"), lambda: frozenset(used))
     clearing.need(frozenset([digests["kept"]]))
     assert clearing.clear(now_s=0.0) == ()
     assert clearing.clear(now_s=3600.0) == ()
@@ -348,8 +348,16 @@ def test_what_nobody_needs_goes_after_hours_and_nothing_else_does(tmp_path: Path
     assert clearing.clear(now_s=9000.0) == ()  # its time begins anew
     clearing.need(None, moving=frozenset([digests["old"]]))  # what must stay is as it was
     assert clearing.clear(now_s=10_000.0) == ()
+    clearing.need(None)  # it has moved: whether it must stay is for the grid to say
+    assert clearing.clear(now_s=18_000.0) == ()
+    clearing.need(frozenset([digests["kept"]]))
+    assert clearing.clear(now_s=20_000.0) == ()
+    used.add(digests["old"])  # as the output of a run made again
     clearing.need(None)
-    assert clearing.clear(now_s=10_001.0) == ()
-    assert clearing.clear(now_s=17_000.0) == ()
-    assert clearing.clear(now_s=18_000.0) == (digests["old"],)
+    used.discard(digests["old"])  # the grid has it, and said so no more than by letting the run be forgotten
+    assert clearing.clear(now_s=30_000.0) == ()
+    clearing.need(frozenset([digests["kept"]]))
+    assert clearing.clear(now_s=31_000.0) == ()
+    assert clearing.clear(now_s=38_000.0) == ()
+    assert clearing.clear(now_s=39_000.0) == (digests["old"],)
     assert store.digests() == tuple(sorted([digests["kept"], digests["used"]]))

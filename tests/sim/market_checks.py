@@ -145,7 +145,8 @@ def _quotes(simulation: Simulation) -> Iterator[str]:
                 if abs(said - amount) > 2 + 1e-6 * amount:
                     yield f"quotes: {term} of {fact.run} is {said}, the world's prices come to {amount:.0f}"
         before = last[0] if last[1] and last[1].at_s == fact.at_s else last[1]
-        known = [_scarce(clearing, bid) for clearing in (before, last[1])]
+        counts = _may_wait(simulation, job)
+        known = [_scarce(clearing, bid) if counts else 0.0 for clearing in (before, last[1])]
         if all(abs(bid.scarcity_microyuan - amount) > 2 + 1e-6 * amount for amount in known):
             yield f"quotes: scarcity of {fact.run} is {bid.scarcity_microyuan}, cleared were {known[0]:.0f}"
 
@@ -166,6 +167,16 @@ def _guessed(simulation: Simulation, run: str, job: Job, bid: Bid) -> Iterator[s
         said, least, most = getattr(bid.quote, f"{term}_microyuan"), kwh * min(price), kwh * max(price)
         if not least * 0.99 - 2 <= said <= most * 1.01 + 2:
             yield f"quotes: {term} of {run} is {said}, the world's prices come to {least:.0f} to {most:.0f}"
+
+
+def _may_wait(simulation: Simulation, job: Job) -> bool:
+    task = job.task
+    if task.replicas is not None or task.priority == Priority.VALLEY:
+        return task.replicas is None
+    if task.deadline_s is None:
+        return False
+    free = simulation.policy.policy.free_until_deadline and task.priority != Priority.ONLINE
+    return free or task.duration_s is not None or bool(job.work)
 
 
 def _scarce(clearing: Clearing | None, bid: Bid) -> float:

@@ -102,8 +102,8 @@ class Grid:
         return self.begin(command).result()
 
     def begin(self, command: Command[Result]) -> Future[Result]:
-        """What `do` returns or raises, in the future, for those who must not wait. It cannot be cancelled: a
-        command that has begun is carried out.
+        """What `do` returns or raises, in the future, for those who must not wait; without the loop's thread
+        it is done, and raises, here. It cannot be cancelled: a command that has begun is carried out.
         """
         future: Future[Result] = Future()
         future.set_running_or_notify_cancel()

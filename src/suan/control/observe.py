@@ -115,7 +115,8 @@ def _runs(state: State, site: Site, seen: Observation, now_s: int) -> Iterator[f
             run = state.runs[run_id]
             if run_id in there or (run.started_at_s is None and not run.stop_reason):
                 continue  # it is there, or its launch is still on its way
-            if not _could_know(seen, run.placed_at_s):
+            # An engine that forgot it at once was asked to start it again: a report of in between comes late.
+            if not _could_know(seen, max(run.placed_at_s, run.heard_at_s or 0)):
                 continue
             cause = EndCause.LOST if run.started_at_s is not None else EndCause.STOPPED
             detail = "the engine knows it no more" if cause == EndCause.LOST else "stopped before it began"

@@ -182,10 +182,11 @@ class Agent:
             self._launch(launch)
         for stop in orders.stop:
             self._stop(stop.run, stop.grace_s)
+        self._clearing.need(orders.keep, [one.digest for one in (*orders.fetch, *orders.tickets)])
         for run in orders.forget:
             self._forget(run)
-        moving = {fetch.digest for fetch in orders.fetch} | {ticket.digest for ticket in orders.tickets}
-        self._clearing.need(None if orders.keep is None else frozenset(orders.keep), frozenset(moving))
+        if orders.keep is not None:  # nothing goes by what the grid said some time ago
+            self._clearing.consider(busy=bool(self._staging or self._storing))
 
     def _renew_lease(self, left_s: float) -> None:
         """A late answer never shortens what a newer one gave."""
@@ -302,7 +303,6 @@ class Agent:
         replicas: tuple[str, ...] = ()
         if full:
             pools = self.engine.pools() if self.engine else ()
-            self._clearing.consider(busy=bool(staging or self._storing))
             replicas = self.store.digests()  # last: what a run or a transfer says is here was here before
         return Observation(
             site=self.site,

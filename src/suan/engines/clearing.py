@@ -10,7 +10,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from suan.engines.staging import Checkouts, checked_id
@@ -62,19 +62,22 @@ class Clearing:
         self._store = store
         self._checkouts = checkouts
         self._kept: frozenset[str] = frozenset()
-        self._moving: frozenset[str] = frozenset()
+        self._lately: frozenset[str] = frozenset()  # used, or on its way, since the grid said what must stay
         self._heard_s = float("-inf")
         self._begun_s = time.monotonic()
         self._unneeded_since_s: dict[str, float] = {}
         self._thread: threading.Thread | None = None
 
-    def need(self, kept: frozenset[str] | None, moving: frozenset[str] = frozenset()) -> None:
+    def need(self, kept: Iterable[str] | None, moving: Iterable[str] = ()) -> None:
         """The grid's newest word on what must stay, None where it said nothing new, and what is on its way
-        from here or to here.
+        from here or to here. What it lets the site forget is to be forgotten after this.
         """
-        self._moving = moving
-        if kept is not None:
-            self._kept = kept
+        now = self._used().union(moving)
+        if kept is None:
+            self._lately |= now
+        else:  # in this order: no digest is in neither for a moment
+            self._kept = frozenset(kept)
+            self._lately = now
             self._heard_s = time.monotonic()
 
     def consider(self, *, busy: bool) -> None:
@@ -99,13 +102,13 @@ class Clearing:
         Raises: SiteTrouble or OSError.
         """
         now_s = time.monotonic() if now_s is None else now_s
-        unneeded = set(self._store.digests()) - self._kept - self._moving - self._used()
+        unneeded = set(self._store.digests()) - self._kept - self._lately - self._used()
         since_s = {digest: self._unneeded_since_s.get(digest, now_s) for digest in sorted(unneeded)}
         self._unneeded_since_s = since_s
         gone = [digest for digest, at_s in since_s.items() if now_s - at_s > _UNNEEDED_S]
         for digest in gone:
             with self.guard:
-                if not any(digest in needed for needed in (self._kept, self._moving, self._used())):
+                if not any(digest in needed for needed in (self._kept, self._lately, self._used())):
                     freed_bytes = self._store.delete(digest)
                     log.info("artifact %s is not needed any more: %d bytes freed", digest, freed_bytes)
         linked = frozenset(link.name for link in self._folder.glob("runs/*/links/*"))

@@ -14,7 +14,7 @@ class Grid(Protocol):
 
     def report(self, seen: Observation) -> Orders: ...
 
-    def orders(self, site: str) -> Orders: ...
+    def orders(self, site: str, *, whole: bool = False) -> Orders: ...
 
     def listen(self, listener: Callable[[list[tuple[int, Any]]], None]) -> Callable[[], None]: ...
 
@@ -42,7 +42,7 @@ class DirectDoor:
                 if self._sequence == heard:
                     self._news.wait(left_s)
                 heard = self._sequence
-            orders = self._grid.orders(observation.site)
+            orders = self._grid.orders(observation.site, whole=observation.full)
         return orders
 
     def append_log(self, site: str, run: str, offset: int, data: bytes) -> int:

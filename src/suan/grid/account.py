@@ -77,7 +77,7 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     wait_s: int = 0
     move_s: int = 0
     run_s: int = 0
-    is_length_guessed: bool = False  # electricity and carbon are then means over how long its like have run
+    is_length_guessed: bool = False  # electricity and carbon are then means over how long it may run
     late_s: int = 0
     move_bytes: int = 0
     energy_kwh: float = 0.0

@@ -257,6 +257,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     phase: RunPhase = RunPhase.ORDERED
     stop_reason: str = ""
     started_at_s: int | None = None
+    heard_at_s: int | None = None  # when the grid heard of its start
     ended_at_s: int | None = None
     cause: EndCause | None = None
     exit_code: int | None = None

@@ -53,15 +53,13 @@ class Candidate:
         self.cycle, self.job, self.offer, self.start_s, self.run_s = cycle, job, offer, start_s, run_s
         self.hours = hours
         # A guessed length may turn out far longer: each hour counts for as much as it is likely to be run in.
-        self.spent_h = cycle.spent_h(job, offer, start_s) if hours is None else None
+        self.spent_h = cycle.spent_h(job, offer, start_s, run_s) if hours is None else None
         found = terms(
             job, offer.setting, offer.devices, (start_s, start_s + run_s), cycle.policy, spent_h=self.spent_h
         )
         self.wait_microyuan = found.wait
         self.green_microyuan = round(found.gco2 / 1000 * cycle.policy.carbon_weight_microyuan_per_kg)
-        self.price_microyuan = found.total_microyuan + self.green_microyuan
-        if _defers(cycle, job):  # others start what is free at once: nobody could have used it in their place
-            self.price_microyuan += self.scarcity_microyuan
+        self.price_microyuan = found.total_microyuan + self.scarcity_microyuan + self.green_microyuan
         if hours is not None and hours.holds(start_s, run_s):
             saved = hours.through(start_s, run_s) - hours.run(start_s, run_s)
             self.price_microyuan -= round(offer.devices * max(0.0, saved)) if math.isfinite(saved) else 0
@@ -72,7 +70,11 @@ class Candidate:
 
     @property
     def scarcity_microyuan(self) -> int:
-        """What its devices are worth by the clearing prices, beyond their cost."""
+        """What its devices are worth by the clearing prices, beyond their cost, where the job may wait.
+        Others take what is free at once, which those who wait could not have used.
+        """
+        if not _defers(self.cycle, self.job):
+            return 0
         per_device = span_price(
             self.cycle.clearing, self.offer.supply.name, self.start_s, self.start_s + self.run_s
         )

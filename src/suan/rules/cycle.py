@@ -111,9 +111,10 @@ class Cycle:
             found = self.forecasts[wanted] = expected(self.state, job, self.policy)
         return found
 
-    def spent_h(self, job: Job, offer: Offer, start_s: int) -> NDArray[np.float64] | None:
-        """How much of each hour of the clock, from that of its start on, the job is expected to run in; the
-        last is for all hours after a week. None for a length that is known, or by which nobody decides.
+    def spent_h(self, job: Job, offer: Offer, start_s: int, run_s: int) -> NDArray[np.float64] | None:
+        """How much of each hour of the clock, from that of its start on, the job is expected to run in,
+        `run_s` together; the last is for all hours after a week. None for a length that is known, or by
+        which nobody decides.
         """
         if not self.policy.market:
             return None
@@ -130,8 +131,9 @@ class Cycle:
             ends_s = _HOURS * HOUR_S - start_s % HOUR_S
             spent_s = forecast.spent_s(done_s, ends_s * at_pace) / at_pace
             rest_s = max(0.0, forecast.remaining_s(done_s) / at_pace - float(spent_s[-1]))
-            self.spent[key] = np.append(np.diff(spent_s, prepend=0.0), rest_s) / HOUR_S
-        return self.spent[key]
+            each_s = np.append(np.diff(spent_s, prepend=0.0), rest_s)
+            self.spent[key] = each_s / each_s.sum()
+        return self.spent[key] * (run_s / HOUR_S)
 
     def due_s(self, job: Job, supply: Supply, nodes: int) -> float:
         """When the job must be expected to end there so as to meet its deadline though it take longer than

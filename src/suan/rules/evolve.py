@@ -275,7 +275,11 @@ def _evolve_run(state: State, fact: "f.RunStarted | f.RunEndpoint | f.RunStopOrd
             phase = RunPhase.STOPPING if run.stop_reason else RunPhase.RUNNING
             length_s = run.expected_end_s - run.placed_at_s
             run = replace(
-                run, phase=phase, started_at_s=fact.started_at_s, expected_end_s=fact.started_at_s + length_s
+                run,
+                phase=phase,
+                started_at_s=fact.started_at_s,
+                heard_at_s=fact.at_s,
+                expected_end_s=fact.started_at_s + length_s,
             )
             job = state.jobs[run.job]
             state.jobs[job.id] = replace(

@@ -20,6 +20,7 @@ from suan.rules.durations import expected
 from suan.rules.estimates import unit_s
 from suan.rules.fit import fit
 from suan.rules.policy import Policy
+from suan.rules.scarcity import span_price
 
 SOONER_S = 60  # what gains less is no help
 _MOST_HELP = 6  # suggestions, the best first
@@ -157,7 +158,7 @@ def _price(state: State, bid: Bid, now_s: int) -> PriceWaited:
         start_s=bid.start_s,
         clearing_microyuan_per_device_h=price_at(state.clearing, pool, bid.start_s),
         clearing_now_microyuan_per_device_h=price_at(state.clearing, pool, now_s),
-        scarcity_microyuan=bid.scarcity_microyuan,
+        scarcity_microyuan=round(bid.devices * span_price(state.clearing, pool, bid.start_s, bid.finish_s)),
         microyuan_per_kwh=bid.quote.microyuan_per_kwh,
         now_microyuan_per_kwh=hour_rate(tariff, now_s // HOUR_S)[0] if tariff else 0,
     )

@@ -77,7 +77,7 @@ def _terms(bid: Json) -> str:
     quote = bid["quote"]
     run_h, kwh = quote.get("run_s", 0) / 3600, quote.get("energy_kwh", 0.0)
     pue, kg = quote.get("pue", 1.0), quote.get("carbon_gco2", 0.0) / 1000
-    guess = "; mean over how long its like have run" if quote.get("is_length_guessed") else ""
+    guess = "; mean over how long it may run" if quote.get("is_length_guessed") else ""
     behind = {
         "machine": f"{bid['devices']} device{'s' if bid['devices'] > 1 else ''} × {run_h:.4g} h"
         f" × {render.cny(quote.get('machine_microyuan_per_device_h', 0))} CNY",

@@ -70,7 +70,7 @@ async def report(
         while orders.version == known and (left_s := deadline_s - time.monotonic()) > 0:
             if not await waiter.wait(left_s) or here.news.closed:
                 break
-            orders = await _orders(here, site)
+            orders = await _orders(here, site, whole=seen.full)
     finally:
         here.news.leave_site(site, waiter)
     return Json(orders)

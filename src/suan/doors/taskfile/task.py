@@ -62,7 +62,7 @@ def read_task(spot: Spot, given: Given) -> tuple[Task, Local]:
     workdir = read_workdir(keys, fields["envs"])
     artifacts, local_mounts = read_file_mounts(keys, fields["envs"])
     read_volumes(keys)
-    fields["inputs"] = _data(keys, "inputs", may_leave_out=base is not None)
+    fields["inputs"] = _data(keys, "inputs", known=base.inputs if base is not None else None)
     fields["outputs"] = _data(keys, "outputs")
     fields |= _terms(keys, given.now_s)
     replicas, port = read_replicas(keys)
@@ -258,8 +258,8 @@ def _speed(elastic: Keys) -> dict[int, float]:
     return found
 
 
-def _data(keys: Keys, block: str, *, may_leave_out: bool = False) -> dict[str, str]:
-    """name -> artifact, "" for null, which leaves out what a recipe would read.
+def _data(keys: Keys, block: str, *, known: Values[str, str] | None = None) -> dict[str, str]:
+    """name -> artifact, "" for null, which leaves out one of the `known` that a recipe would read.
 
     SkyPilot's `{uri: gigabytes}` is told apart by its number and becomes a note.
     """
@@ -287,7 +287,9 @@ def _data(keys: Keys, block: str, *, may_leave_out: bool = False) -> dict[str, s
             what = f"would share $SUAN_{block[:-1].upper()}_{variable} with {variables[variable]}"
             refuse(where, path, "duplicate_key", what, "rename one")
         variables[variable] = name
-        if may_leave_out and isinstance(spot, Scalar) and spot.value is None:
+        if known and isinstance(spot, Scalar) and spot.value is None:
+            if name not in known:
+                refuse(where, path, "bad_value", "is no input of the recipe", f"it reads {', '.join(known)}")
             found[name] = ""
             continue
         with at(spot, path):
