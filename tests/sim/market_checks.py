@@ -171,9 +171,9 @@ def _guessed(simulation: Simulation, run: str, job: Job, bid: Bid) -> Iterator[s
 
 def _may_wait(simulation: Simulation, job: Job) -> bool:
     task = job.task
-    if task.replicas is not None or task.priority == Priority.VALLEY:
+    if task.priority == Priority.VALLEY:
         return task.replicas is None
-    if task.deadline_s is None:
+    if task.deadline_s is None or task.replicas is not None:
         return False
     free = simulation.policy.policy.free_until_deadline and task.priority != Priority.ONLINE
     return free or task.duration_s is not None or bool(job.work)

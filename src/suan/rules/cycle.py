@@ -82,7 +82,7 @@ class Cycle:
         """How long the job, or what is left of it there, is expected to run in the pool on so many nodes."""
         length_s, nodes = self.length_s(job), nodes or job.task.num_nodes
         if job.runs and job.task.checkpoint is not None:
-            done_s = saved_s(self.state, job).get(supply.site.name, 0.0)
+            done_s = self._done_s(job, supply)
             length_s = max(length_s, done_s + self.forecast(job).remaining_s(done_s)) if done_s else length_s
             where = (supply.site.name, supply.pool)
             return remaining_s(self.state, job, where, self.policy, length_s=length_s, nodes=nodes)
@@ -121,11 +121,7 @@ class Cycle:
         forecast = self.forecast(job)
         if forecast.is_known:
             return None
-        supply = offer.supply
-        done_s = (
-            saved_s(self.state, job).get(supply.site.name, 0.0) if job.runs and job.task.checkpoint else 0.0
-        )
-        at_pace = self.pace(job, supply, offer.nodes)
+        done_s, at_pace = self._done_s(job, offer.supply), self.pace(job, offer.supply, offer.nodes)
         key = (id(forecast), done_s, at_pace, start_s % HOUR_S)
         if key not in self.spent:
             ends_s = _HOURS * HOUR_S - start_s % HOUR_S
@@ -141,9 +137,13 @@ class Cycle:
         """
         if job.task.deadline_s is None:
             return inf
-        done_s = saved_s(self.state, job).get(supply.site.name, 0.0) if job.runs else 0.0
-        spare_s = spread_s(self.forecast(job), self.policy, done_s) / self.pace(job, supply, nodes)
+        spread = spread_s(self.forecast(job), self.policy, self._done_s(job, supply))
+        spare_s = spread / self.pace(job, supply, nodes)
         return job.submitted_at_s + job.task.deadline_s - spare_s
+
+    def _done_s(self, job: Job, supply: Supply) -> float:
+        """Seconds of the job's work, at speed 1, that its checkpoints at the pool's site hold."""
+        return saved_s(self.state, job).get(supply.site.name, 0.0) if job.runs else 0.0
 
     def hours(self, supply: Supply, at_s: int, run_s: int, due_s: float) -> Hours | None:
         """The pool's hours from a moment on, for a job that may pause and has so long to run; None where it
