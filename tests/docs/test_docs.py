@@ -12,12 +12,9 @@ Lines shown are looked for one by one in what the command printed, in any order 
 differ from run to run: the first time a page shows one, it stands for the one that was printed there.
 """
 
-import os
 import re
-import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +22,7 @@ from typing import NamedTuple
 
 import pytest
 
+from shell import Shell
 from suan.doors.taskfile import read_tasks
 
 ROOT = Path(__file__).parents[2]
@@ -141,22 +139,13 @@ def test_every_page_can_be_found_from_the_index() -> None:
 # ---------------------------------------------------------------- pages as programs
 
 
-class Reader:
+class Reader(Shell):
     """Somebody who types what a page says, in an empty folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.port = _free_port()
+        super().__init__(folder, SUAN_GRID_PORT=str(self.port), COLUMNS="200")
         self.job_ids: dict[str, str] = {}
-        self._terminals: list[subprocess.Popen[bytes]] = []
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SUAN_")}
-        self._env = kept | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "SUAN_CONFIG": str(folder / "client.json"),
-            "SUAN_GRID_PORT": str(self.port),
-            "OMP_NUM_THREADS": "1",
-            "COLUMNS": "200",
-        }
 
     def follow(self, page: Path) -> None:
         for block in blocks(page):
@@ -165,7 +154,7 @@ class Reader:
             elif block.language == "console":
                 for step in steps(block.body):
                     if "in-background" in block.flags:
-                        self.start(step.command)
+                        self.open_terminal(self._as_here(step.command))
                     else:
                         self._do(step)
                 if "in-background" in block.flags:
@@ -184,7 +173,7 @@ class Reader:
         return subprocess.run(
             ["bash", "-c", self._as_here(command)],
             cwd=self.folder,
-            env=self._env,
+            env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -193,25 +182,10 @@ class Reader:
             check=False,
         )
 
-    def start(self, command: str) -> None:
-        """Types it in a terminal of its own."""
-        with open(self.folder / f"terminal-{len(self._terminals)}.log", "wb") as log:
-            self._terminals.append(
-                subprocess.Popen(
-                    ["bash", "-c", f"exec {self._as_here(command)}"],
-                    cwd=self.folder,
-                    env=self._env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            )
-
     def wait_for_sites(self) -> None:
         """Until every site whose agent was started is ready and has said which pools it has."""
         deadline_s = time.monotonic() + _START_S
-        while self._sites_that_joined() < len(self._terminals):
+        while self._sites_that_joined() < len(self.terminals):
             logs = [path.read_text("utf-8", "replace") for path in self.folder.glob("terminal-*.log")]
             assert time.monotonic() < deadline_s, f"{self.type('suan sites').stdout}\n{logs}"
             time.sleep(0.2)
@@ -221,15 +195,7 @@ class Reader:
 
     def leave(self) -> None:
         """Ctrl-C everywhere, and `suan down`; waits until all has ended."""
-        for terminal in self._terminals:
-            if terminal.poll() is None:
-                terminal.send_signal(signal.SIGINT)
-        for terminal in self._terminals:
-            try:
-                terminal.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                terminal.kill()
-                terminal.wait()
+        self.close_terminals(30)
         self.type("suan down")
 
     def _as_here(self, text: str) -> str:
@@ -291,7 +257,7 @@ def shared_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     for name in ("east", "west"):
         (somebody.folder / f"{name}.toml").write_text(SITE.format(name=name, port=somebody.port), "utf-8")
         token = somebody.type(f"suan join-token {name} 2>/dev/null").stdout.strip()
-        somebody.start(f"suan join --config {name}.toml --token {token}")
+        somebody.open_terminal(f"suan join --config {name}.toml --token {token}")
     yield somebody
     somebody.leave()
 

@@ -6,12 +6,8 @@ real processes at a real site. The poet's are left to test_quickstart.py, which 
 
 import importlib.util
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from shell import Shell
 from suan.doors.taskfile import read_tasks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -36,22 +33,15 @@ def lines_of(name: str) -> list[str]:
     return re.findall(r"^#   ((?:suan|python) .+)$", file_of(name).read_text("utf-8"), re.MULTILINE)
 
 
-class Somebody:
+class Somebody(Shell):
     """Types at a grid with one site of two small nodes, in a folder where the examples are."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.checkpoints: set[str] = set()  # names of files seen in a job's checkpoint while it ran
         (folder / "examples").symlink_to(EXAMPLES)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SUAN_")}
-        self._env = kept | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "SUAN_CONFIG": str(folder / "client.json"),
-            "OMP_NUM_THREADS": "1",
-        }
-        self._agent: subprocess.Popen[bytes] | None = None
 
-    def begin(self) -> None:
+    def arrive(self) -> None:
         """Starts the grid and the site; both are ready then."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -59,10 +49,10 @@ class Somebody:
         self.type(f"suan up --detach --state grid --port {port}")
         self.type("suan join-token here > token")
         join = f"suan join http://127.0.0.1:{port} --site here --state site --pool cpu:CPU:2x2"
-        self._agent = self._start(f"exec {join} --token $(cat token)", "agent.log")
+        agent_log = self.open_terminal(f"{join} --token $(cat token)")
         deadline_s = time.monotonic() + 60
         while "CPU-" not in self.type("suan sites"):  # it has said what it has
-            assert time.monotonic() < deadline_s, (self.folder / "agent.log").read_text()
+            assert time.monotonic() < deadline_s, agent_log.read_text()
             time.sleep(0.2)
 
     def type(self, line: str) -> str:
@@ -70,7 +60,7 @@ class Somebody:
 
         Raises: AssertionError when it did not exit with 0.
         """
-        typed = self._start(line, "typed.log")
+        typed = self.begin(line, "typed.log")
         deadline_s = time.monotonic() + COMMAND_S
         while typed.poll() is None and time.monotonic() < deadline_s:
             self.checkpoints |= {path.name for path in self.folder.glob("site/agent/checkpoints/*/*")}
@@ -92,38 +82,19 @@ class Somebody:
     def report(self, artifact: str) -> Any:
         return json.loads((self.fetched(artifact) / "report.json").read_text("utf-8"))
 
-    def _start(self, line: str, log: str) -> subprocess.Popen[bytes]:
-        with (self.folder / log).open("wb") as output:
-            return subprocess.Popen(
-                ["bash", "-c", line],
-                cwd=self.folder,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-
     def leave(self) -> None:
         """Ctrl-C at the site, which stops its runs; then the grid."""
-        try:
-            if self._agent is not None:
-                self._agent.send_signal(signal.SIGINT)
-                try:
-                    self._agent.wait(60)
-                finally:
-                    self._agent.kill()
-                    self._agent.wait()
-        finally:
-            if (self.folder / "grid" / "grid.json").exists():
-                self.type("suan down --state grid")
+        killed = self.close_terminals(60)
+        if (self.folder / "grid" / "grid.json").exists():
+            self.type("suan down --state grid")
+        assert not killed, "the agent went on after Ctrl-C"
 
 
 @pytest.fixture(scope="module")
 def somebody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Somebody]:
     found = Somebody(tmp_path_factory.mktemp("clone"))
     try:
-        found.begin()
+        found.arrive()
         yield found
     finally:
         found.leave()
