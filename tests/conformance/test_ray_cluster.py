@@ -156,6 +156,8 @@ def test_what_this_site_does_not_know_goes_from_rays_list(site: EngineSite, clus
         metadata={"suan_engine": engine._id},
     )
     api.submit(stray)
+    bare = Submission(entrypoint="true", submission_id=engine._submission_id("bare"))
+    api.submit(bare)  # so Ray writes a job down again that it has just deleted
     api.submit(Submission(entrypoint="sleep 600", submission_id="theirs", metadata={"suan_engine": "other"}))
     job = engine._submission_id("done")
     wait_until(lambda: api.job(job).status in ray.ENDED)
@@ -163,10 +165,12 @@ def test_what_this_site_does_not_know_goes_from_rays_list(site: EngineSite, clus
     assert api.job(job) is not None  # the site still knows it
     engine.forget("done")
 
+    gone = (job, stray.submission_id, bare.submission_id)
+
     def left() -> list[str]:
         time.sleep(1)  # Ray takes its time to stop one
         engine._sweep()
-        return [str(seen) for one in (job, stray.submission_id) if (seen := api.job(one)) is not None]
+        return [str(seen) for one in gone if (seen := api.job(one)) is not None]
 
     deadline_s = time.monotonic() + 180
     while (jobs := left()) and time.monotonic() < deadline_s:

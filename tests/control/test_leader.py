@@ -316,6 +316,28 @@ def test_postgresql_is_killed_and_comes_back(server: PostgresServer, planes: Pla
     print(f"\nled again {took_s:.2f} s after PostgreSQL answered")
 
 
+def test_a_follower_that_loses_the_server_between_news_and_facts_is_read_on(
+    planes: Planes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = planes.start("a"), planes.start("b")
+    kept = submit(first, "kept")
+    until(lambda: kept in second.state.jobs)
+    fails = [True]
+
+    def failing(*asked: int) -> Iterator[tuple[int, f.Fact]]:
+        if fails:
+            raise journals._failure("grid", "the server is gone")
+        return read(*asked)
+
+    read = planes.journals["b"].read
+    monkeypatch.setattr(planes.journals["b"], "read", failing)
+    late = submit(first, "late")
+    until(lambda: second.trouble)
+    assert second.read(lambda state: kept in state.jobs)
+    fails.clear()
+    until(lambda: late in second.state.jobs and not second.trouble)
+
+
 def test_a_plane_whose_session_is_ended_folds_again_and_goes_on(planes: Planes) -> None:
     plane = planes.start("a")
     add_site(plane)

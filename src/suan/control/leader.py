@@ -205,7 +205,7 @@ class Plane(Grid):
 
     def _step_down(self, error: Exception) -> None:
         self._leading = False
-        self._torn |= not self._durable == self.state.sequence == self._shared.head()
+        self._torn |= self._durable != self.state.sequence  # facts read half tear nothing: they come again
         self.trouble = f"{type(error).__name__}: {error}"
         log.error(
             "this control plane steps back: %s", self.trouble, exc_info=not isinstance(error, SuanError)

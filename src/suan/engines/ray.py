@@ -354,7 +354,10 @@ class RayEngine:
             if (plan := RayRecord(self._runs.folder(name)).plan()) is not None
         }
         for job in jobs:
+            # By its name too: Ray writes a deleted job down again, without metadata, when its own watch
+            # over it ends after the deletion (put_status in its job manager; seen with 2.60).
             ours = (job.metadata or {}).get("suan_engine") == self._id
+            ours = ours or str(job.submission_id).startswith(f"suan-{self._id}-")
             if not ours or job.submission_id is None or job.submission_id in known:
                 continue
             with contextlib.suppress(SiteTrouble):  # the next sweep tries again
