@@ -16,6 +16,7 @@ import pytest
 from tiny_stages import TINY_MODEL, environment, stage_command
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from suan.recipes.evaluate import OF_THE_CORPUS
 from suan.recipes.tokenizer import measure
 
 RESUMED_LOSS_TOLERANCE = (
@@ -229,6 +230,7 @@ def test_evaluation_makes_a_table_with_errors(tmp_path: Path, corpus: Path, trai
         ("word_order", 1),
         ("written", 0),
     }
+    assert {row["task"] for row in rows} == {*OF_THE_CORPUS, "written"}  # which ask for a corpus
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows if row["metric"] == "acc")
     assert next(row["value"] for row in rows if row["metric"] == "bits_per_byte") < 8
     assert "| word_order | 0 | acc |" in (tmp_path / "report.md").read_text()
