@@ -33,7 +33,9 @@ class Forecast:
             areas_s.append(areas_s[-1] + length_s * (1 - (cdf[index] + cdf[index - 1]) / 2))
         self._knots_s, self._cdf, self._areas_s = knots_s, cdf, areas_s
         self._gains: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-        self._pieces: NDArray[np.float64] | None = None  # rows of knots, cdf and areas, from nought on
+        self._pieces: NDArray[np.float64] | None = (
+            None  # by knots from nought on: they, who is left, half their fall, areas
+        )
         self.mean_s = areas_s[-1]
         self.basis, self.weight = basis, weight
 
@@ -90,13 +92,14 @@ class Forecast:
         if 1 - passed < _NOTHING_LEFT:
             return np.minimum(until_s, self.remaining_s(elapsed_s))
         if self._pieces is None:
-            self._pieces = np.array([(0.0, *self._knots_s), (0.0, *self._cdf), (0.0, *self._areas_s)])
-        knots, cdf, areas = self._pieces
-        at_s = np.minimum(elapsed_s + until_s, knots[-1])
-        low = np.searchsorted(knots, at_s, side="right").clip(1, len(knots) - 1) - 1
-        ended = np.interp(at_s, knots, cdf)
-        spent = areas[low] + (at_s - knots[low]) * (1 - (cdf[low] + ended) / 2)
-        return np.asarray((spent - area) / (1 - passed))
+            knots, cdf = np.array([(0.0, *self._knots_s), (0.0, *self._cdf)])
+            falls = np.diff(cdf) / np.maximum(np.diff(knots), 1e-9) / 2
+            self._pieces = np.array([knots[:-1], 1 - cdf[:-1], falls, (0.0, *self._areas_s[:-1])])
+        knots, alive, falls, areas = self._pieces
+        at_s = np.minimum(elapsed_s + until_s, self._knots_s[-1])
+        low = np.searchsorted(knots[1:], at_s, side="right")
+        since_s = at_s - knots[low]
+        return np.asarray((areas[low] + since_s * (alive[low] - since_s * falls[low]) - area) / (1 - passed))
 
     def gittins(self, elapsed_s: float = 0.0) -> float:
         """The index to order by when lengths are unknown: the best chance of an end per second spent.

@@ -5,6 +5,7 @@ size is best `elastic.py`.
 """
 
 from collections.abc import Iterator
+from math import inf
 
 from suan.grid.action import StopRun
 from suan.grid.job import Job, Priority, Reason
@@ -15,6 +16,7 @@ from suan.rules.elastic import resize
 from suan.rules.leave import leaving
 from suan.rules.move import bound_artifacts
 from suan.rules.preempt import Claim, Standing, victims, with_preemption
+from suan.rules.quote import waiting
 
 _BEST_POOLS = 3  # in which room is made for one job, the cheapest first
 
@@ -27,9 +29,7 @@ def stops_for_others(cycle: Cycle) -> Iterator[StopRun]:
         return
     standing: Standing | None = None
     for job in claims[: cycle.policy.preempt_tries]:
-        for claim in _claims(cycle, job):
-            if claim.pool[0] not in sites or not _may_pay(cycle, claim):
-                continue
+        for claim in _claims(cycle, job, sites):
             if standing is None:
                 standing = Standing.of(
                     cycle.state,
@@ -52,52 +52,67 @@ def _has_old_run(cycle: Cycle, runs: dict[str, None]) -> bool:
     return oldest is not None and cycle.now_s - cycle.state.runs[oldest].placed_at_s >= cycle.policy.min_run_s
 
 
-def _may_pay(cycle: Cycle, claim: Claim) -> bool:
-    """A quick look before a long one: whom it could stop by right, or whether its gain exceeds the least that
-    stopping a peer can lose.
+def _claims(cycle: Cycle, job: Job, sites: set[str]) -> Iterator[Claim]:
+    """What the job would gain at `sites`, whose runs may be stopped, by starting now, the cheapest pools
+    first; nothing where no claim is worth a longer look, and few are.
     """
-    if cycle.state.valley_runs or claim.job.task.priority == Priority.ONLINE or cycle.quotas.is_limited:
-        return True
-    pool = cycle.state.sites[claim.pool[0]].pools[claim.pool[1]]
-    missing = max(1, claim.need - claim.free)
-    restored = missing * pool.machine_microyuan_per_device_h * cycle.policy.restore_s / HOUR_S
-    return claim.value_microyuan > restored * (1 + cycle.policy.preempt_margin_ratio)
-
-
-def _claims(cycle: Cycle, job: Job) -> Iterator[Claim]:
-    """What the job would gain in each pool by starting now, the cheapest pools first."""
     artifacts = bound_artifacts(cycle.state, job)
     if isinstance(artifacts, Reason):
         return
-    offers = [offer for offer in offers_for(cycle, job, artifacts)[0] if not offer.moves]
     now: list[Candidate] = []
-    starts: list[tuple[int, Candidate]] = []
-    for offer in offers:
-        run_s = cycle.run_s(job, offer.supply, offer.nodes)
-        one = Candidate(cycle, job, offer, start_s=cycle.now_s, run_s=run_s)
-        forecast_s = offer.supply.forecast_s(offer.devices, cycle.now_s, run_s)
-        likely_s = max(cycle.now_s, offer.supply.likely_s(offer.devices, forecast_s))
+    waits: list[tuple[int, int, Candidate]] = []  # about what it will cost to wait there, and until when
+    for offer in offers_for(cycle, job, artifacts)[0]:
+        if not offer.moves:
+            run_s = cycle.run_s(job, offer.supply, offer.nodes)
+            forecast_s = offer.supply.forecast_s(offer.devices, cycle.now_s, run_s)
+            likely_s = max(cycle.now_s, offer.supply.likely_s(offer.devices, forecast_s))
+            one = Candidate(cycle, job, offer, start_s=cycle.now_s, run_s=run_s)
+            wait_microyuan = waiting(job, offer.setting, likely_s, cycle.policy) - one.wait_microyuan
+            now.append(one)
+            waits.append((one.price_microyuan + wait_microyuan, likely_s, one))
+    now.sort(key=_rank)
+    best = [one for one in now[:_BEST_POOLS] if one.offer.supply.site.name in sites]
+    otherwise: Candidate | None = None  # the cheapest start of those that it may wait for
+    for _, likely_s, one in sorted(waits, key=lambda wait: wait[:2]):
         later = one.starting_at(likely_s)
-        now.append(one)
-        starts.append((later.price_microyuan, later))
-    if not now:
-        return
-    otherwise_microyuan, otherwise = min(starts, key=lambda item: (item[0], item[1].offer.supply.name))
-    now.sort(key=lambda one: (one.price_microyuan, one.offer.supply.name))
-    for one in now[:_BEST_POOLS]:
-        supply = one.offer.supply
-        yield Claim(
-            job=job,
-            pool=(supply.site.name, supply.pool.name),
-            need=one.offer.devices,
-            free=supply.free,
-            held_s=one.run_s,
-            # nobody is stopped for the sake of cleaner hours
-            value_microyuan=otherwise_microyuan
-            - otherwise.green_microyuan
-            - (one.price_microyuan - one.green_microyuan),
-            starts_s=otherwise.start_s,
-        )
+        if otherwise is None or _rank(later) < _rank(otherwise):
+            otherwise = later
+        if not any(_gain(otherwise.price_microyuan, here) > _least_gain(cycle, here) for here in best):
+            return
+    for one in best:
+        assert otherwise is not None
+        # nobody is stopped for the sake of cleaner hours
+        value_microyuan = _gain(otherwise.price_microyuan - otherwise.green_microyuan, one)
+        if value_microyuan > _least_gain(cycle, one):
+            yield Claim(
+                job=job,
+                pool=(one.offer.supply.site.name, one.offer.supply.pool.name),
+                need=one.offer.devices,
+                free=one.offer.supply.free,
+                held_s=one.run_s,
+                value_microyuan=value_microyuan,
+                starts_s=otherwise.start_s,
+            )
+
+
+def _least_gain(cycle: Cycle, one: Candidate) -> float:
+    """Micro-yuan above which a claim is worth a longer look: the least that stopping a peer can lose; any,
+    where somebody could be stopped by right.
+    """
+    if cycle.state.valley_runs or one.job.task.priority == Priority.ONLINE or cycle.quotas.is_limited:
+        return -inf
+    supply = one.offer.supply
+    missing = max(1, one.offer.devices - supply.free)
+    restored = missing * supply.pool.machine_microyuan_per_device_h * cycle.policy.restore_s / HOUR_S
+    return restored * (1 + cycle.policy.preempt_margin_ratio)
+
+
+def _rank(one: Candidate) -> tuple[int, str]:
+    return one.price_microyuan, one.offer.supply.name
+
+
+def _gain(otherwise_microyuan: int, now: Candidate) -> int:
+    return otherwise_microyuan - (now.price_microyuan - now.green_microyuan)
 
 
 def stops_for_themselves(cycle: Cycle) -> Iterator[StopRun]:
