@@ -73,7 +73,7 @@ class Cycle:
     offers: dict[Demand, Offers] = field(default_factory=dict)
     ranked: dict[Alike, list["Candidate"]] = field(default_factory=dict)  # what jobs alike may take, at once
     clearing: Clearing | None = None  # the prices that hold in this plan
-    forecasts: dict[object, Forecast] = field(default_factory=dict)
+    forecasts: dict[object, Forecast] = field(default_factory=dict)  # of jobs, and of all that are alike
     looks: dict[tuple[str, int, float], Hours | None] = field(default_factory=dict)
     spent: dict[tuple[int, float, float, int], NDArray[np.float64]] = field(default_factory=dict)
     wake_at_s: int | None = None
@@ -101,14 +101,20 @@ class Cycle:
 
     def forecast(self, job: Job) -> Forecast:
         """What is known of the job's length, in all, where the speed is 1."""
-        task = job.task
-        wanted: object = job.id
-        if task.duration_s is None:
-            due = rounded_deadline_s(task.deadline_s) if task.deadline_s is not None else 0
-            wanted = (self.state.waiting.get(job.id, job.id), stem(task.name), task.recipe, due)
-        found = self.forecasts.get(wanted)
+        found = self.forecasts.get(job.id)
         if found is None:
-            found = self.forecasts[wanted] = expected(self.state, job, self.policy)
+            found = self.forecasts[job.id] = self._forecast_of_its_like(job)
+        return found
+
+    def _forecast_of_its_like(self, job: Job) -> Forecast:
+        task = job.task
+        if task.duration_s is not None:
+            return expected(self.state, job, self.policy)
+        due = rounded_deadline_s(task.deadline_s) if task.deadline_s is not None else 0
+        alike = (self.state.waiting.get(job.id, job.id), stem(task.name), task.recipe, due)
+        found = self.forecasts.get(alike)
+        if found is None:
+            found = self.forecasts[alike] = expected(self.state, job, self.policy)
         return found
 
     def spent_h(self, job: Job, offer: Offer, start_s: int, run_s: int) -> NDArray[np.float64] | None:

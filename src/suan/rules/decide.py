@@ -31,6 +31,8 @@ from suan.rules.turns import turns
 
 def decide(state: State, policy: Policy, now_s: int) -> Plan:
     """The plan for this moment. Same input, same plan."""
+    if not (state.waiting or state.flexible_runs or is_due(state, policy, now_s)):
+        return Plan(at_s=now_s, actions=tuple(requested_stops(state)))  # there is nothing to decide
     cycle = _cycle(state, policy, now_s)
     # 1. What somebody stopped, stops.
     cycle.actions.extend(requested_stops(state))
@@ -53,7 +55,7 @@ def decide(state: State, policy: Policy, now_s: int) -> Plan:
         # 6. Runs that may, pause before dear hours and change their size where that pays.
         cycle.actions.extend(stops_for_themselves(cycle))
     # 7. What is scarce gets its price, for the plans to come.
-    clearing = cleared(cycle) if policy.market and is_due(cycle) else None
+    clearing = cleared(cycle) if is_due(state, policy, now_s) else None
     return Plan(
         at_s=now_s,
         actions=tuple(cycle.actions),

@@ -7,6 +7,7 @@ Knows no pools: all seconds are at speed 1. Services are left out: they end when
 import functools
 import math
 import re
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ _EDGES_LIST_S = tuple(_EDGES_S.tolist())
 _RATIO_DOUBLINGS = 10
 _BLUR = np.array((0.15, 0.7, 0.15))  # what took 300 s may take 290 or 320 the next time, in another bin
 _RECENT = "newest"
+T = TypeVar("T")
 _MEMO = 10_000  # forecasts kept, some 8 kB each; all are dropped beyond
 
 _HASH = re.compile(r"(?=[a-z]*\d)[0-9a-f]{6,}|\d+|v\d+", re.IGNORECASE)
@@ -157,7 +159,7 @@ def forecast(history: History, tenant: str, task: Task, policy: Policy) -> Forec
     tallies = [history.lengths.get(name) for name in names]
     key = (names, policy.default_duration_s, *(tally.shown_at if tally else 0 for tally in tallies))
     found = history.memo.get(key) or _remember(
-        history, key, _by_groups(names, tallies, policy.default_duration_s)
+        history, key, _by_groups(history, names, tallies, policy.default_duration_s)
     )
     if task.deadline_s is not None:
         by_deadline = _by_deadline(history, tenant, rounded_deadline_s(task.deadline_s))
@@ -199,29 +201,42 @@ def _by_deadline(history: History, tenant: str, deadline_s: int) -> Forecast | N
     return found
 
 
-def _remember(history: History, key: Name | tuple[object, ...], made: Forecast) -> Forecast:
+def _remember(history: History, key: Name | tuple[object, ...], made: T) -> T:
     if len(history.memo) >= _MEMO:
         history.memo.clear()
     history.memo[key] = made
     return made
 
 
-def _by_groups(names: tuple[Name, ...], tallies: list[Tally | None], default_s: int) -> Forecast:
+def _by_groups(
+    history: History, names: tuple[Name, ...], tallies: list[Tally | None], default_s: int
+) -> Forecast:
     """Each group's counts over those of the wider group as a Dirichlet prior, from everybody down."""
     parts, strength = prior(default_s), PRIOR_JOBS
     basis = f"nobody's past: {default_s} s on average is assumed"
     weight = 0.0
-    for name, tally in zip(reversed(names), reversed(tallies), strict=True):
+    shown_at = tuple(tally.shown_at if tally else 0 for tally in tallies)
+    for index in reversed(range(len(names))):
+        name, tally = names[index], tallies[index]
         if tally is not None and tally.shown_weight:
-            counts = np.zeros(_BINS)
-            for bin, counted in tally.shown.items():
-                counts[bin] = counted
-            parts = parts * strength + np.convolve(counts, _BLUR, "same")
-            parts /= parts.sum()
+            key = ("parts", default_s, names[index:], shown_at[index:])
+            known: NDArray[np.float64] | None = history.memo.get(key)  # of a wider group: many are within it
+            if known is None:
+                known = _narrowed(parts, strength, tally)
+                if index:
+                    _remember(history, key, known)
+            parts = known
             if _RECENT not in name:
                 basis, weight = _basis(name, tally), tally.shown_weight
         strength = BACK_OFF_JOBS
     return in_bins(_EDGES_LIST_S, parts, basis=basis, weight=weight)
+
+
+def _narrowed(parts: NDArray[np.float64], strength: float, tally: Tally) -> NDArray[np.float64]:
+    counts = np.zeros(_BINS)
+    counts[list(tally.shown)] = list(tally.shown.values())
+    narrowed = parts * strength + np.convolve(counts, _BLUR, "same")
+    return np.asarray(narrowed / narrowed.sum())
 
 
 @functools.lru_cache(maxsize=65_536)

@@ -10,6 +10,7 @@ import numpy as np
 from suan.grid.action import EndJob, PlaceRun
 from suan.grid.job import Job, Reason
 from suan.grid.market import Clearing, Step
+from suan.grid.state import State
 from suan.grid.units import HOUR_S
 from suan.rules.bids import offers_for
 from suan.rules.clearing.clear import clear
@@ -17,6 +18,7 @@ from suan.rules.clearing.question import Limit, Question
 from suan.rules.clearing.slots import Floats, Slots, make_slots
 from suan.rules.cycle import Cycle, Offer
 from suan.rules.move import bound_artifacts
+from suan.rules.policy import Policy
 from suan.rules.quote import electricity_of_starts, power_w
 from suan.rules.scarcity import curve
 from suan.rules.supply import Supply
@@ -25,12 +27,14 @@ from suan.rules.turns import turn_of
 _LENGTHS_PER_DOUBLING = 2  # known lengths that differ by less than a factor of 1.4 count as equal
 
 
-def is_due(cycle: Cycle) -> bool:
-    """Whether the market should be cleared again in this plan."""
-    last, waiting = cycle.state.clearing, cycle.state.waiting
-    if not waiting:
+def is_due(state: State, policy: Policy, now_s: int) -> bool:
+    """Whether the market should be cleared again now."""
+    last = state.clearing
+    if not policy.market:
+        return False
+    if not state.waiting:
         return last is not None and bool(last.prices)
-    return last is None or cycle.now_s - last.at_s >= cycle.policy.clear_every_s
+    return last is None or now_s - last.at_s >= policy.clear_every_s
 
 
 def cleared(cycle: Cycle) -> Clearing:
