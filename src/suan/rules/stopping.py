@@ -72,15 +72,10 @@ def _claims(cycle: Cycle, job: Job, sites: set[str]) -> Iterator[Claim]:
             waits.append((one.price_microyuan + wait_microyuan, likely_s, one))
     now.sort(key=_rank)
     best = [one for one in now[:_BEST_POOLS] if one.offer.supply.site.name in sites]
-    otherwise: Candidate | None = None  # the cheapest start of those that it may wait for
-    for _, likely_s, one in sorted(waits, key=lambda wait: wait[:2]):
-        later = one.starting_at(likely_s)
-        if otherwise is None or _rank(later) < _rank(otherwise):
-            otherwise = later
-        if not any(_gain(otherwise.price_microyuan, here) > _least_gain(cycle, here) for here in best):
-            return
+    otherwise = _otherwise(cycle, waits, best)
+    if otherwise is None:
+        return
     for one in best:
-        assert otherwise is not None
         # nobody is stopped for the sake of cleaner hours
         value_microyuan = _gain(otherwise.price_microyuan - otherwise.green_microyuan, one)
         if value_microyuan > _least_gain(cycle, one):
@@ -93,6 +88,21 @@ def _claims(cycle: Cycle, job: Job, sites: set[str]) -> Iterator[Claim]:
                 value_microyuan=value_microyuan,
                 starts_s=otherwise.start_s,
             )
+
+
+def _otherwise(
+    cycle: Cycle, waits: list[tuple[int, int, Candidate]], best: list[Candidate]
+) -> Candidate | None:
+    """The cheapest of the starts that the job may wait for; None once one is so cheap that no claim can be
+    worth a longer look.
+    """
+    cheapest: Candidate | None = None
+    for _, likely_s, one in sorted(waits, key=lambda wait: wait[:2]):
+        later = one.starting_at(likely_s)
+        cheapest = later if cheapest is None else min(cheapest, later, key=_rank)
+        if not any(_gain(cheapest.price_microyuan, here) > _least_gain(cycle, here) for here in best):
+            return None
+    return cheapest
 
 
 def _least_gain(cycle: Cycle, one: Candidate) -> float:
