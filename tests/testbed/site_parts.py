@@ -35,7 +35,7 @@ class SiteHost:
         near = f"http://127.0.0.1:{self._line.port}"
         table = {"site": self._name, "url": near, "state": str(self._folder / "state"), **more}
         config = self._folder / "site.toml"
-        lines = [f"{name} = {_toml(value)}" for name, value in (table | self._described).items()]
+        lines = [f"{name} = {toml_value(value)}" for name, value in (table | self._described).items()]
         config.write_text("\n".join(lines) + "\n")
         arguments = ["join", "--config", str(config)]
         environment = {**stepped_clock(self._clock), "SUAN_TOKEN": token}
@@ -110,10 +110,14 @@ class SiteHost:
         self._cluster.close()
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """A value on one line; JSON's strings and numbers are TOML's, too."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(inner)}" for name, inner in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{json.dumps(name)} = {toml_value(inner)}" for name, inner in value.items())
+            + "}"
+        )
     if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return json.dumps(value)
