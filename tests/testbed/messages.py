@@ -56,7 +56,7 @@ class BadLine:
     def carry(self, request: http.server.BaseHTTPRequestHandler) -> None:
         # As it is now: the same object stands for the next request of its connection.
         headers = {name: value for name, value in request.headers.items() if name.lower() in _KEPT}
-        body = request.rfile.read(int(request.headers.get("content-length") or 0))
+        body = _body(request)
         message = _Message(request.command, request.path, body, headers)
         self._count("carried")
         if self._suffers("late"):
@@ -105,3 +105,16 @@ class BadLine:
     def _count(self, what: str) -> None:
         with self._lock:
             self.counts[what] += 1
+
+
+def _body(request: http.server.BaseHTTPRequestHandler) -> bytes:
+    """The whole of it, also of one that was sent in chunks while it came: what a site relays."""
+    if request.headers.get("transfer-encoding", "").lower() != "chunked":
+        return request.rfile.read(int(request.headers.get("content-length") or 0))
+    parts = []
+    while size := int(request.rfile.readline().partition(b";")[0], 16):
+        parts.append(request.rfile.read(size))
+        request.rfile.readline()
+    while request.rfile.readline().strip():
+        pass  # trailers
+    return b"".join(parts)
