@@ -115,6 +115,7 @@ def text(summary: dict[str, Any]) -> str:
             f"{partition['silent_fence_s']} s, "
             f"the job ran again at {partition['second_site']} after {partition['again_s']} s"
         )
+        lines.append(f"the model, served where nobody can dial, answered: {partition['answer'][:60]!r}")
     if faults := summary.get("faults"):
         columns = ("count", "jobs", "runs", "took_s")
         rows = [(name, *(found[column] for column in columns)) for name, found in faults.items()]

@@ -22,7 +22,7 @@ def open_part(arguments: dict[str, Any]) -> Any:
         return GridHost(Path(arguments["folder"]), arguments["address"], arguments["policy"])
     from site_parts import SiteHost
 
-    return SiteHost(arguments["role"], arguments["site"], Path(arguments["folder"]))
+    return SiteHost(arguments["role"], arguments["site"], arguments["address"], Path(arguments["folder"]))
 
 
 def main() -> None:

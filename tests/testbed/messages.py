@@ -27,9 +27,9 @@ class _Message(NamedTuple):
 
 
 class BadLine:
-    """Listens on `port` of loopback for `url`. `muddle` says how often each fault happens."""
+    """Listens at `here` for `url`. `muddle` says how often each fault happens."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, here: str = "127.0.0.1") -> None:
         self.counts: Counter[str] = Counter()
         self._grid = urlsplit(url)
         self._ratio = 0.0
@@ -43,9 +43,10 @@ class BadLine:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = http.server.ThreadingHTTPServer((here, 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
+        self.url = f"http://{here}:{self.port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def muddle(self, ratio: float) -> dict[str, int]:

@@ -15,8 +15,8 @@ _AGENT = "agent"
 
 
 class SiteHost:
-    def __init__(self, engine: str, name: str, folder: Path) -> None:
-        self._name, self._folder = name, folder
+    def __init__(self, engine: str, name: str, address: str, folder: Path) -> None:
+        self._name, self._address, self._folder = name, address, folder
         self._cluster: Cluster = CLUSTERS[engine](folder)
         self._described: Table = {}
         self._agent: Program | None = None
@@ -31,9 +31,10 @@ class SiteHost:
         """Starts the agent. `more`: keys of site.toml. With `store_mib` its store is a disk of that size."""
         if store_mib:
             self._small_store(store_mib)
-        self._line = BadLine(url)
-        near = f"http://127.0.0.1:{self._line.port}"
-        table = {"site": self._name, "url": near, "state": str(self._folder / "state"), **more}
+        self._line = BadLine(
+            url, self._address
+        )  # not loopback, on which the grid would be this machine's own
+        table = {"site": self._name, "url": self._line.url, "state": str(self._folder / "state"), **more}
         config = self._folder / "site.toml"
         lines = [f"{name} = {toml_value(value)}" for name, value in (table | self._described).items()]
         config.write_text("\n".join(lines) + "\n")

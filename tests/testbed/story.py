@@ -2,8 +2,7 @@
 cut off half way for longer than its lease, one poet all the same, and a bill.
 
 Knows the pipeline of examples/poet/tiny.yaml and what is changed about it: where the raw text may be read,
-which accelerators train, and that nothing is served, because a service answers on its own machine's loopback
-and the grid is on another one.
+which accelerators train, and that the model is served at the end, at a site that nobody can dial.
 """
 
 import time
@@ -14,12 +13,14 @@ import msgspec
 import world
 from bed import Bed
 
+from suan.doors.cli.quickstart.poem import write_poem
 from suan.doors.cli.quickstart.report import summarise
 from suan.doors.cli.run import read_file
 from suan.grid.job import Place, Resources, Task
 
 Json = dict[str, Any]
 HOME = "beijing"  # where the raw text is, and has to stay
+SERVING = "hohhot"  # gives its data and what it serves through the grid
 DATA = ("tang-poems", "raw-pages")
 STEPS = 1200  # longer than a lease on a quick machine, minutes on a busy one
 CUT_AT_STEP = STEPS // 20
@@ -38,8 +39,9 @@ def tasks(steps: int = STEPS) -> list[Task]:
             kinds = tuple(Resources(accelerator=kind, accelerators=1, cpus=1) for kind in _KINDS)
             arguments = {**task.args, "steps": steps, "eval_every": steps // 6, "checkpoint_every_steps": 100}
             task = msgspec.structs.replace(task, resources=kinds, args=arguments)
-        if task.replicas is None:
-            found.append(task)
+        if task.replicas is not None:
+            task = msgspec.structs.replace(task, place=Place(sites=(SERVING,)))
+        found.append(task)
     return found
 
 
@@ -67,7 +69,8 @@ class Poet:
     def run(self) -> Json:
         bed = self._bed
         put_data(bed)
-        submitted = bed.client.submit(tasks(), pipeline="poet", idempotency_key="bed")
+        *pipeline, service = tasks()
+        submitted = bed.client.submit(pipeline, pipeline="poet", idempotency_key="bed")
         self._jobs = {job["task"]["name"]: job["id"] for job in submitted}
         bed.say(f"submitted {', '.join(self._jobs)}")
         first = self._training_begins()
@@ -76,8 +79,9 @@ class Poet:
         bed.network.cut(first, up=True)
         bed.until(f"{first} is back", lambda: bed.phase(first) == "ready")
         self._bring_report()
+        served = self._serve(service)
         wrong = self._wrong(first)
-        jobs = [bed.client.job(job) for job in self._jobs.values()]
+        jobs = [bed.client.job(job) for job in (*self._jobs.values(), served)]
         more = {"partition": self.story, "wall_s": round(time.monotonic() - self._began_s, 1), "wrong": wrong}
         return summarise(bed.client, jobs, more)
 
@@ -134,6 +138,18 @@ class Poet:
         """What the evaluation found, here: through the relay, where its site cannot be dialled."""
         report = self._job("evaluate")["outputs"]["report"]
         self._bed.client.get(report, self._bed.folder / "report", wait_s=60.0)
+
+    def _serve(self, service: Task) -> str:
+        """The job that answered once, through the relay, and was stopped."""
+        bed = self._bed
+        (job,) = bed.client.submit([service])
+        bed.say(f"{SERVING} serves {service.name}, and is asked through the grid")
+        self.story["answer"] = write_poem(bed.client.url, bed.client.key, service.name, lambda piece: None)
+        endpoint = bed.client.job(job["id"])["runs"][-1]["endpoint"]
+        assert endpoint.startswith("relay://"), endpoint
+        bed.client.stop(job["id"])
+        bed.until("the service has ended", lambda: bed.client.job(job["id"])["ended_at_s"] is not None)
+        return str(job["id"])
 
     def _wrong(self, first: str) -> list[str]:
         bed = self._bed
