@@ -34,6 +34,7 @@ LAYOUTS = {
     "tp": {"tp_size": 2},
     "ep": {"ep_size": 2},
     "tp_ep": {"tp_size": 2, "ep_size": 2},
+    "hsdp": {"fsdp_size": 2, "dp_replicate_size": 2},
 }
 MESHES = {
     "fsdp": {"fsdp"},
@@ -41,6 +42,7 @@ MESHES = {
     "tp": {"tp", "whole"},
     "ep": {"fsdp", "efsdp+ep"},
     "tp_ep": {"tp", "ep", "whole"},
+    "hsdp": {"dp_replicate+fsdp"},
 }
 # Nats a token after a handful of steps. Only the order of sums differs; but for the loss that spreads tokens
 # over experts, which is a product of means over the rows that a rank sees.
@@ -86,6 +88,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer: Path
         plan("mixture", MIXTURE),
         plan("frugal", DENSE | {"loss": "plain", "activation_checkpointing": True, "micro_rows": 2}),
         plan("apart", DENSE | short | {"document_mask": True}),
+        plan("compiled", DENSE | short | {"compile": True}),
         plan("bfloat16", DENSE | {"dtype": "bfloat16"}),
         plan("broken", DENSE, broken_at=2),
         plan("half", DENSE, until=3, checkpoint="from-1"),
@@ -106,6 +109,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer: Path
         plan("ep third", MIXTURE | LAYOUTS["ep"], until=2, checkpoint="from-ep"),
         plan("ep whole", MIXTURE | short | LAYOUTS["ep"], export=True),
     )
+    runs.run(4, plan("dense-hsdp", DENSE | LAYOUTS["hsdp"]))
     runs.run(
         1,
         plan("from fsdp to 1", DENSE, checkpoint="from-fsdp"),
@@ -115,8 +119,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, corpus: Path, tokenizer: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dense-fsdp", "dense-copies", "dense-tp"])
-def test_two_ranks_learn_what_one_learns(runs: Runs, name: str) -> None:
+@pytest.mark.parametrize("name", ["dense-fsdp", "dense-copies", "dense-tp", "dense-hsdp"])
+def test_several_ranks_learn_what_one_learns(runs: Runs, name: str) -> None:
     assert runs[name]["losses"] == pytest.approx(runs["dense"]["losses"], abs=DENSE_TOLERANCE)
     assert runs[name]["norms"] == pytest.approx(runs["dense"]["norms"], rel=1e-4)
     assert runs[name]["val_loss"] == pytest.approx(runs["dense"]["val_loss"], abs=DENSE_TOLERANCE)
@@ -132,7 +136,10 @@ def test_two_ranks_spread_experts_and_learn_the_same(runs: Runs, name: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [*(f"dense-{name}" for name in ("fsdp", "copies", "tp")), "mixture-fsdp", "mixture-ep", "mixture-tp_ep"],
+    [
+        *(f"dense-{name}" for name in ("fsdp", "copies", "tp", "hsdp")),
+        *(f"mixture-{name}" for name in ("fsdp", "ep", "tp_ep")),
+    ],
 )
 def test_weights_are_really_spread(runs: Runs, name: str) -> None:
     seen, layout = runs[name], name.partition("-")[2]
@@ -165,6 +172,11 @@ def test_what_saves_memory_changes_nothing_that_is_learnt(runs: Runs) -> None:
     assert runs["frugal"]["losses"] == pytest.approx(runs["dense"]["losses"], abs=DENSE_TOLERANCE)
     assert runs["bfloat16"]["val_loss"] == pytest.approx(runs["dense"]["val_loss"], abs=0.05)
     assert runs["apart"]["losses"] != pytest.approx(runs["dense"]["losses"][:2], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_what_others_learn(runs: Runs) -> None:
+    assert runs["compiled"]["losses"] == pytest.approx(runs["dense"]["losses"][:2], abs=DENSE_TOLERANCE)
 
 
 @pytest.mark.slow
