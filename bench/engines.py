@@ -13,17 +13,16 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from latency import SUAN, standing_grid, started_at_s
 from report import Result, show
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "testbed"))
@@ -40,7 +39,6 @@ from suan.engines.ray_api import Submission
 from suan.grid.job import Place, Resources, Task
 
 LIMIT_S, WITHIN_S = 1.0, 120.0
-SUAN = str(Path(sys.executable).with_name("suan"))
 PRICES = {"gpu": 1.0, "cpu": 1.0, "npu": 1.0}
 STAMP = "date +%s.%N"
 MISSING: dict[str, Callable[[], str]] = {
@@ -86,9 +84,7 @@ def through_the_grid(client: Client, engine: str) -> float:
     task = Task(name="stamp", run=STAMP, resources=(wanted,), duration_s=5, place=Place(sites=(engine,)))
     began_s = time.time()
     (job,) = client.submit([task])
-    until(lambda: client.job(job["id"])["ended_at_s"] is not None)
-    said = client.log(job["id"])[0].decode()
-    return float(re.findall(r"\d{9,}\.\d+", said)[0]) - began_s
+    return started_at_s(client, job["id"]) - began_s
 
 
 def by_itself(engine: str, cluster: Any, number: int, folder: Path) -> float:
@@ -142,20 +138,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        up = [SUAN, "up", "--state", f"{folder}/grid", "--port", "0", "--detach", "--json"]
-        environment = {**os.environ, "SUAN_CONFIG": f"{folder}/client.json"}
-        said = subprocess.run(up, env=environment, check=True, capture_output=True, text=True).stdout
-        client = Client(json.loads(said)["url"], Path(f"{folder}/grid/admin.key").read_text().strip())
-        try:
-            for engine, missing in MISSING.items():
-                if lacks := missing():
-                    print(f"WITHOUT {engine}: {lacks}", file=sys.stderr)
-                else:
-                    results.append(measure(engine, client, options.jobs))
-        finally:
-            down = [SUAN, "down", "--state", f"{folder}/grid"]
-            subprocess.run(down, env=environment, check=True, capture_output=True)
+    with standing_grid() as client:
+        for engine, missing in MISSING.items():
+            if lacks := missing():
+                print(f"WITHOUT {engine}: {lacks}", file=sys.stderr)
+            else:
+                results.append(measure(engine, client, options.jobs))
     show("engines", results)
 
 

@@ -5,6 +5,7 @@ as immediate (Nielsen, Usability Engineering, 1993, chapter 5). Beside it, in th
 started by hand.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from report import Result, show
@@ -39,8 +41,7 @@ def started_at_s(client: Client, job: str) -> float:
     return float(re.findall(r"\d{9,}\.\d+", client.log(job)[0].decode())[0])
 
 
-def measure(url: str, key: str) -> list[float]:
-    client = Client(url, key)
+def measure(client: Client) -> list[float]:
     seen = []
     for _ in range(JOBS):
         before = time.time()
@@ -49,24 +50,32 @@ def measure(url: str, key: str) -> list[float]:
     return sorted(seen)
 
 
-def main() -> None:
+@contextlib.contextmanager
+def standing_grid() -> Iterator[Client]:
+    """A grid of its own process, for as long as this lasts."""
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "SUAN_CONFIG": f"{folder}/client.json"}
         run = {"env": env, "check": True, "capture_output": True, "text": True}
         up = [SUAN, "up", "--state", f"{folder}/grid", "--port", "0", "--detach", "--json"]
         url = json.loads(subprocess.run(up, **run).stdout)["url"]
-        key = Path(f"{folder}/grid/admin.key").read_text().strip()
-        token = Client(url, key).join_token("here")
-        join = [SUAN, "join", url, "--token", token, "--site", "here", "--state", f"{folder}/here"]
-        agent = subprocess.Popen([*join, "--pool", "cpu:CPU-x86:1x2"], env=env, stderr=subprocess.DEVNULL)
         try:
-            while not any(site.get("pools") for site in Client(url, key).sites()):
+            yield Client(url, Path(f"{folder}/grid/admin.key").read_text().strip())
+        finally:
+            subprocess.run([SUAN, "down", "--state", f"{folder}/grid"], **run)
+
+
+def main() -> None:
+    with standing_grid() as client, tempfile.TemporaryDirectory() as folder:
+        token = client.join_token("here")
+        join = [SUAN, "join", client.url, "--token", token, "--site", "here", "--state", folder]
+        agent = subprocess.Popen([*join, "--pool", "cpu:CPU-x86:1x2"], stderr=subprocess.DEVNULL)
+        try:
+            while not any(site.get("pools") for site in client.sites()):
                 time.sleep(0.1)
-            seen = measure(url, key)
+            seen = measure(client)
         finally:
             agent.terminate()
             agent.wait()
-            subprocess.run([SUAN, "down", "--state", f"{folder}/grid"], **run)
     bare = bare_s()
     middle, worst = statistics.median(seen), seen[-1]
     peer = "the same shell started by hand"

@@ -45,8 +45,7 @@ class BadLine:
 
         self._server = http.server.ThreadingHTTPServer((here, 0), Handler)
         self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        self.url = f"http://{here}:{self.port}"
+        self.url = f"http://{here}:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def muddle(self, ratio: float) -> dict[str, int]:

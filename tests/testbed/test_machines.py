@@ -120,7 +120,7 @@ def test_a_bad_line_sends_messages_twice_and_late_and_counts_them() -> None:
     grid = ThreadingHTTPServer(("127.0.0.1", 0), Grid)
     Thread(target=grid.serve_forever, daemon=True).start()
     line = BadLine(f"http://127.0.0.1:{grid.server_address[1]}")
-    with httpx.Client(base_url=f"http://127.0.0.1:{line.port}", trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=line.url, trust_env=False, timeout=30) as client:
         assert client.post("/x", json={"said": "once"}).text == "ok"
         in_chunks = iter([b'{"said": "', b"in chunks", b'"}'])  # as a site relays what its services say
         assert client.post("/x", content=in_chunks).text == "ok"

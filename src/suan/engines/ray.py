@@ -77,6 +77,7 @@ class RayEngine:
         self._folder = folder.resolve()
         self._program = program_folder(self._folder)
         self._id = self._own_id()
+        self._prefix = f"suan-{self._id}-"  # of the names of all its jobs
         self._launching, self._lock = threading.Lock(), threading.RLock()
         self._runs = RunFolders(self._folder, self._launching)
         self._ended: dict[str, tuple[int, EngineRun]] = {}  # folder name -> inode, and the last word
@@ -237,7 +238,7 @@ class RayEngine:
     def _submission_id(self, run: str) -> str:
         """Ray's name for the run, the same each time. It names files there, so spelling is kept plain."""
         plain = run if _PLAIN.fullmatch(run) else hashlib.sha256(run.encode()).hexdigest()[:32]
-        return f"suan-{self._id}-{plain}"
+        return f"{self._prefix}{plain}"
 
     def _submit(self, name: str, plan: Plan) -> None:
         """One node: the job's entrypoint is there. More: it is on the head, holds nothing, starts them."""
@@ -354,14 +355,13 @@ class RayEngine:
             if (plan := RayRecord(self._runs.folder(name)).plan()) is not None
         }
         for job in jobs:
-            # By its name too: Ray writes a deleted job down again, without metadata, when its own watch
-            # over it ends after the deletion (put_status in its job manager; seen with 2.60).
-            ours = (job.metadata or {}).get("suan_engine") == self._id
-            ours = ours or str(job.submission_id).startswith(f"suan-{self._id}-")
-            if not ours or job.submission_id is None or job.submission_id in known:
+            # By its name: Ray writes a deleted job down again, without metadata, when its own watch over it
+            # ends after the deletion (put_status in its job manager; seen with 2.60).
+            name = job.submission_id
+            if name is None or not name.startswith(self._prefix) or name in known:
                 continue
             with contextlib.suppress(SiteTrouble):  # the next sweep tries again
                 if job.status in ENDED:
-                    self._api.delete(job.submission_id)
+                    self._api.delete(name)
                 elif job.status == "RUNNING":
-                    self._api.stop(job.submission_id)
+                    self._api.stop(name)

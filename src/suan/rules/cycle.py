@@ -132,10 +132,9 @@ class Cycle:
         if key not in self.spent:
             ends_s = _HOURS * HOUR_S - start_s % HOUR_S
             spent_s = forecast.spent_s(done_s, ends_s * at_pace) / at_pace
-            each_s = np.empty(len(spent_s) + 1)
-            each_s[0] = spent_s[0]
-            np.subtract(spent_s[1:], spent_s[:-1], out=each_s[1:-1])
-            each_s[-1] = max(0.0, forecast.remaining_s(done_s) / at_pace - spent_s[-1])
+            whole_s = max(spent_s[-1], forecast.remaining_s(done_s) / at_pace)
+            by_s = np.concatenate(((0.0,), spent_s, (whole_s,)))
+            each_s = by_s[1:] - by_s[:-1]
             self.spent[key] = each_s / each_s.sum()
         return self.spent[key] * (run_s / HOUR_S)
 

@@ -31,7 +31,8 @@ from suan.rules.turns import turns
 
 def decide(state: State, policy: Policy, now_s: int) -> Plan:
     """The plan for this moment. Same input, same plan."""
-    if not (state.waiting or state.flexible_runs or is_due(state, policy, now_s)):
+    due = is_due(state, policy, now_s)
+    if not (state.waiting or state.flexible_runs or due):
         return Plan(at_s=now_s, actions=tuple(requested_stops(state)))  # there is nothing to decide
     cycle = _cycle(state, policy, now_s)
     # 1. What somebody stopped, stops.
@@ -55,7 +56,7 @@ def decide(state: State, policy: Policy, now_s: int) -> Plan:
         # 6. Runs that may, pause before dear hours and change their size where that pays.
         cycle.actions.extend(stops_for_themselves(cycle))
     # 7. What is scarce gets its price, for the plans to come.
-    clearing = cleared(cycle) if is_due(state, policy, now_s) else None
+    clearing = cleared(cycle) if due else None
     return Plan(
         at_s=now_s,
         actions=tuple(cycle.actions),

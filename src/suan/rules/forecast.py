@@ -33,9 +33,8 @@ class Forecast:
             areas_s.append(areas_s[-1] + length_s * (1 - (cdf[index] + cdf[index - 1]) / 2))
         self._knots_s, self._cdf, self._areas_s = knots_s, cdf, areas_s
         self._gains: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-        self._pieces: NDArray[np.float64] | None = (
-            None  # by knots from nought on: they, who is left, half their fall, areas
-        )
+        # by knots, from nought on: the knot, who is left there, half their fall a second, the area
+        self._pieces: NDArray[np.float64] | None = None
         self.mean_s = areas_s[-1]
         self.basis, self.weight = basis, weight
 

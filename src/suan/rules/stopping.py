@@ -59,7 +59,6 @@ def _claims(cycle: Cycle, job: Job, sites: set[str]) -> Iterator[Claim]:
     artifacts = bound_artifacts(cycle.state, job)
     if isinstance(artifacts, Reason):
         return
-    now: list[Candidate] = []
     waits: list[tuple[int, int, Candidate]] = []  # about what it will cost to wait there, and until when
     for offer in offers_for(cycle, job, artifacts)[0]:
         if not offer.moves:
@@ -68,9 +67,8 @@ def _claims(cycle: Cycle, job: Job, sites: set[str]) -> Iterator[Claim]:
             likely_s = max(cycle.now_s, offer.supply.likely_s(offer.devices, forecast_s))
             one = Candidate(cycle, job, offer, start_s=cycle.now_s, run_s=run_s)
             wait_microyuan = waiting(job, offer.setting, likely_s, cycle.policy) - one.wait_microyuan
-            now.append(one)
             waits.append((one.price_microyuan + wait_microyuan, likely_s, one))
-    now.sort(key=_rank)
+    now = sorted((one for *_, one in waits), key=_rank)
     best = [one for one in now[:_BEST_POOLS] if one.offer.supply.site.name in sites]
     otherwise = _otherwise(cycle, waits, best)
     if otherwise is None:
